@@ -8,15 +8,16 @@ const (
 	startup state = iota
 	drain
 	down
+	refill
 	cruise
 	up
 	probeRTT
 )
 
-var stateNames = [...]string{"Startup", "Drain", "Down", "Cruise", "Up", "ProbeRTT"}
+var stateNames = [...]string{"Startup", "Drain", "Down", "Refill", "Cruise", "Up", "ProbeRTT"}
 
-// State names what the controller is doing: Startup, Drain, Down, Cruise, Up or
-// ProbeRTT, with "/compete" while another flow holds the queue.
+// State names what the controller is doing: Startup, Drain, Down, Refill,
+// Cruise, Up or ProbeRTT, with "/compete" while another flow holds the queue.
 func (c *Controller) State() string {
 	if c.compete {
 		return stateNames[c.state] + "/compete"
@@ -25,24 +26,24 @@ func (c *Controller) State() string {
 }
 
 const (
-	startupGain  = 2.77 // draft-ietf-ccwg-bbr 5.6.1
+	startupGain  = 2.77 // draft-ietf-ccwg-bbr, BBRStartupPacingGain
 	startupGrow  = 1.25 // growth a round that keeps Startup going
 	startupFlat  = 3    // rounds without it that end Startup
 	startupQueue = 15 * time.Millisecond
 
-	drainGain = 0.7
-	downGain  = 0.9
-	idleGain  = 0.98 // while waiting to see what Down did
+	drainGain  = 0.5
+	downGain   = 0.9
+	settleGain = 0.98 // while waiting to see what Drain or Down did
+	refillGain = 1.05
+	upGain     = 1.25
+	policeGain = 1.1 // Up where no queue gives warning
 
 	targetQueue = 4 * time.Millisecond  // held in Cruise: proves the link full
-	highQueue   = 20 * time.Millisecond // over target: the rate fell, or another flow came
-	busyQueue   = 3 * time.Millisecond  // over noise: the bottleneck does not idle
-	maxNoise    = 10 * time.Millisecond
+	highQueue   = 16 * time.Millisecond // over target: the rate fell, or another flow came
+	upPulse     = 40 * time.Millisecond // at upGain: a queue of 10 ms if the link is full
 
-	downEvery = 4 * time.Second // base is good for 10 s; this sees it twice
-	upEvery   = 2500 * time.Millisecond
-
-	competeFor = 10 * time.Second
+	downEvery   = 4 * time.Second // the base is good for 10 s; this sees it twice
+	policeEvery = 5 * time.Second
 
 	// idleTrust is the idle time after which the estimate is no longer sent at
 	// at once; the rest of it is ramped up to.
@@ -51,8 +52,10 @@ const (
 
 // machine is the state machine's part of a Controller.
 type machine struct {
-	state state
-	since time.Time
+	state   state
+	since   time.Time
+	settled time.Time // in Drain, Down and Up: when the change of rate ended
+	fromQ   time.Duration
 
 	roundAt   time.Time
 	roundBest float64
@@ -61,47 +64,54 @@ type machine struct {
 
 	busySince time.Time // the queue has not been empty since
 	queueSeen time.Time // last time more sending made a queue
-	noise     float64   // seconds the standing queue reads on an empty link
+	noise     float64   // seconds by which delay exceeds the base on an empty link
 
 	downAt    time.Time // end of the last Down
 	upAt      time.Time // end of the last Up
 	highSince time.Time
-	emptyAt   time.Time // the queue was last seen to empty itself under Cruise
+	lowSince  time.Time // Cruise has not kept its queue since
 
-	upGain   float64
-	upFrom   float64
-	upRound  time.Time
-	drainQ   time.Duration // standing queue at the last look at progress
-	drainAt  time.Time
-	before   float64 // bw before the present drain
-	policed  bool    // the last Up met loss instead of queue
+	pulsed bool // Up is past its pulse: there is room
+	upFrom float64
+	upAtN  time.Time
+	before float64 // bw before the present Drain
+
+	credited bool // bw counts the path's own loss
+	policed  bool // the last Up met loss instead of queue
 	cutAt    time.Time
 	ramp     float64 // bytes/s limit after an idle time; 0 is none
 	rampAt   time.Time
-	compete  bool
-	compAt   time.Time // last evidence of a competitor
-	slots    [2]float64
-	mayProbe bool
-}
 
-func (m *machine) init() {
-	m.upGain = 1
-	m.mayProbe = true
+	compete bool
+	compAt  time.Time // last evidence of a competitor
+	slots   [2]float64
 }
 
 func (c *Controller) enter(now time.Time, s state) {
-	c.state, c.since = s, now
+	c.state, c.since, c.settled = s, now, time.Time{}
+	c.fromQ = c.queue()
 	c.loss.mark()
 	switch s {
 	case up:
-		c.upGain, c.upFrom, c.upRound = 1.1, c.bw, now
+		c.pulsed, c.upFrom, c.upAtN = c.policed, c.bw, now
 	case drain:
-		c.drainQ, c.drainAt = c.delay.standing(), time.Time{}
 		c.before = c.bw
 	case cruise:
-		c.emptyAt = time.Time{}
+		c.lowSince, c.highSince = time.Time{}, time.Time{}
 	}
 }
+
+// queue is the mean queue over the delay window.
+func (c *Controller) queue() time.Duration { return c.delay.over() - c.noiseDelay() }
+
+// noiseDelay is what jitter adds to the base on average. What was measured is
+// believed as far as the jitter seen explains it: else it was a queue.
+func (c *Controller) noiseDelay() time.Duration {
+	return min(duration(c.noise), time.Millisecond+5*c.delay.jitter()/2)
+}
+
+// target is the queue to hold: more where jitter would hide it.
+func (c *Controller) target() time.Duration { return targetQueue + c.delay.jitter()/4 }
 
 // sample is the latest rate through the bottleneck, in sent terms.
 func (c *Controller) sample() (rate float64, appLimited, ok bool) {
@@ -109,57 +119,67 @@ func (c *Controller) sample() (rate float64, appLimited, ok bool) {
 	if !ok || sum.elapsed <= 0 {
 		return 0, false, false
 	}
-	n := float64(sum.packets)
 	delivered, lost := float64(sum.delivered), float64(sum.lost)
-	credit := c.loss.floor
+	credit := 0.0
 	if c.loss.known() {
-		credit += c.loss.sigma(n)
+		credit = min(c.loss.floor+c.loss.sigma(float64(sum.packets)), maxFloor)
 	}
-	credit = min(credit, maxFloor)
 	return (delivered + min(lost, delivered*credit/(1-credit))) / seconds(sum.elapsed), sum.appLimited, true
 }
 
-func (c *Controller) noiseDelay() time.Duration { return duration(c.noise) }
+// loop is the time after which the reports show what a change of rate did.
+func (c *Controller) loop() time.Duration {
+	return c.roundTrip() + c.delayWindow() + 30*time.Millisecond
+}
 
-func (c *Controller) step(now time.Time, s Sample) {
+func (c *Controller) step(now time.Time, s Sample, dt time.Duration) {
 	if c.since.IsZero() {
-		c.since, c.roundAt = now, now
-		c.downAt, c.upAt = now, now
+		c.since, c.roundAt, c.downAt, c.upAt = now, now, now, now
+		c.noise = 0
 	}
 	m, app, ok := c.sample()
-	if c.delay.latest() > c.noiseDelay()+busyQueue {
+	if c.delay.sudden() > c.noiseDelay()+time.Millisecond+c.delay.jitter()/4 {
 		if c.busySince.IsZero() {
 			c.busySince = now
 		}
 	} else {
 		c.busySince = time.Time{}
 	}
-	busy := !c.busySince.IsZero() && now.Sub(c.busySince) >= c.rateWindow()
+	busy := ok && !c.busySince.IsZero() && now.Sub(c.busySince) >= c.rateWindow()
+	if !c.credited && c.loss.known() {
+		c.credited = true
+		if c.state != startup {
+			c.bw /= 1 - c.loss.floor
+		}
+	}
 	if c.ramp > 0 {
 		c.stepRamp(now)
 	}
 	if s.CE > 0 && now.Sub(c.cutAt) > c.roundTrip() {
 		c.cutAt = now
-		c.bw = c.clamp(c.bw * 0.9)
+		c.bw *= 0.9
 	}
-	if c.compete {
+	switch {
+	case c.compete:
 		c.stepCompete(now, m, app, ok)
-		return
-	}
-	switch c.state {
-	case startup:
+	case c.state == startup:
 		c.stepStartup(now, m, app, ok)
-	case drain:
-		c.stepDrain(now, m, busy && ok)
-	case down:
-		c.stepDown(now, m, busy && ok)
-	case cruise:
-		c.stepCruise(now, m, app, ok, busy)
-	case up:
-		c.stepUp(now, m, app, ok, busy)
-	case probeRTT:
-		if now.Sub(c.since) > c.roundTrip()+200*time.Millisecond {
+	case c.state == drain:
+		c.stepDrain(now, dt, m, busy)
+	case c.state == down:
+		c.stepDown(now)
+	case c.state == refill:
+		if now.Sub(c.since) >= duration(seconds(c.target())/(refillGain-1)) {
 			c.enter(now, cruise)
+		}
+	case c.state == cruise:
+		c.stepCruise(now, dt, m, app, ok, busy)
+	case c.state == up:
+		c.stepUp(now, m, app, ok, busy)
+	case c.state == probeRTT:
+		if now.Sub(c.since) > c.roundTrip()+200*time.Millisecond {
+			c.downAt = now
+			c.enter(now, refill)
 		}
 	}
 	c.bw = c.clamp(c.bw)
@@ -179,92 +199,107 @@ func (c *Controller) stepStartup(now time.Time, m float64, app, ok bool) {
 		}
 		c.roundBest = 0
 	}
-	queue := c.delay.latest() > startupQueue
+	queue := c.delay.sudden() > startupQueue+2*c.delay.jitter()
+	if !queue && c.flat < startupFlat {
+		return
+	}
 	if queue {
 		c.queueSeen = now
+	} else {
+		c.bw = c.full
+		c.policed = true
 	}
-	if queue || c.flat >= startupFlat {
-		if !queue && c.full > 0 {
-			c.bw = c.full
-		}
-		c.enter(now, drain)
-	}
+	c.enter(now, drain)
 }
 
-// track follows the measured rate of a bottleneck known to be busy, with time
+// track follows the measured rate m of a bottleneck known to be busy, with time
 // constant tau.
-func (c *Controller) track(m float64, tau time.Duration, dt time.Duration) {
-	a := min(1, seconds(dt)/max(seconds(tau), 1e-3))
-	c.bw += (m - c.bw) * a
+func (c *Controller) track(m float64, dt, tau time.Duration) {
+	if !c.credited {
+		m = max(m, c.bw)
+	}
+	c.bw += (m - c.bw) * min(1, seconds(dt)/seconds(tau))
 }
 
-const reportEvery = 10 * time.Millisecond
-
-func (c *Controller) stepDrain(now time.Time, m float64, busy bool) {
-	if busy {
-		c.track(m, 30*time.Millisecond, reportEvery)
+// stepDrain sends little until what is in flight fits the path, then waits to
+// see the queue gone. A queue that stays is not this sender's.
+func (c *Controller) stepDrain(now time.Time, dt time.Duration, m float64, busy bool) {
+	if busy && c.delay.sudden() > c.noiseDelay()+10*time.Millisecond+2*c.delay.jitter() {
+		c.track(m, dt, 30*time.Millisecond)
 	}
-	q := c.delay.standing()
-	if q <= c.noiseDelay()+targetQueue {
-		c.enter(now, down)
-		return
-	}
-	rtt := c.roundTrip() + c.delayWindow()
-	if now.Sub(c.since) < rtt {
-		c.drainQ, c.drainAt = q, now
-		return
-	}
-	if d := now.Sub(c.drainAt); d >= rtt {
-		if q > c.drainQ-max(3*time.Millisecond, duration(seconds(d)*0.05)) {
-			c.startCompete(now)
-			return
+	if c.settled.IsZero() {
+		if float64(c.inflight) <= c.bw*seconds(c.roundTrip()+targetQueue) || now.Sub(c.since) > 4*c.loop() {
+			c.settled = now
 		}
-		c.drainQ, c.drainAt = q, now
-	}
-}
-
-func (c *Controller) stepDown(now time.Time, m float64, busy bool) {
-	look := c.roundTrip() + c.delayWindow() + 60*time.Millisecond
-	if !c.loss.known() || c.policed {
-		look *= 2
-	}
-	if now.Sub(c.since) < look {
 		return
 	}
-	q := c.delay.standing()
+	if now.Sub(c.settled) < c.loop() {
+		return
+	}
+	if c.queue() > highQueue+c.delay.jitter() {
+		c.startCompete(now)
+		return
+	}
+	c.enter(now, down)
+}
+
+// stepDown empties the queue, waits for a loop to see it empty, and learns from
+// that: what delay is left is jitter, what loss is left is the path's own.
+func (c *Controller) stepDown(now time.Time) {
+	if c.settled.IsZero() {
+		if now.Sub(c.since) >= c.downTime() {
+			c.settled = now
+		}
+		return
+	}
+	look := c.loop()
+	if !c.loss.known() && now.Sub(c.since) < 3*look {
+		return
+	}
+	if now.Sub(c.settled) < look {
+		return
+	}
 	c.downAt = now
-	if q < maxNoise+2*time.Millisecond {
-		c.noise += (min(seconds(q), seconds(maxNoise)) - c.noise) * 0.3
-		c.enter(now, cruise)
+	if over := c.delay.over(); c.queue() < highQueue+c.delay.jitter() {
+		x := min(over, time.Millisecond+5*c.delay.jitter()/2)
+		c.noise += (seconds(x) - c.noise) * 0.4
+		if c.policed {
+			c.enter(now, cruise)
+		} else {
+			c.enter(now, refill)
+		}
 		return
 	}
 	c.enter(now, drain)
 }
 
-func (c *Controller) stepCruise(now time.Time, m float64, app, ok, busy bool) {
-	q := c.delay.standing()
-	target := c.noiseDelay() + targetQueue
-	if q > target+highQueue {
+// downTime is how long Down sends at downGain to take away the queue it found.
+func (c *Controller) downTime() time.Duration {
+	q := min(max(c.fromQ, c.target()), 2*highQueue)
+	return duration(seconds(q)/(1-downGain)) + 20*time.Millisecond
+}
+
+func (c *Controller) stepCruise(now time.Time, dt time.Duration, m float64, app, ok, busy bool) {
+	q := c.queue()
+	if c.delay.standing() > c.noiseDelay()+c.target()+highQueue {
 		if c.highSince.IsZero() {
 			c.highSince = now
 		}
 		if now.Sub(c.highSince) > 30*time.Millisecond {
+			c.enter(now, drain)
 			if busy {
 				c.bw = m
 			}
-			c.enter(now, drain)
 			return
 		}
 	} else {
 		c.highSince = time.Time{}
 	}
-	if ok && !app && busy {
-		c.track(m, 300*time.Millisecond, reportEvery)
+	if busy && !app {
+		c.track(m, dt, time.Second)
 		c.queueSeen = now
-	} else if ok && m > c.bw {
-		c.track(m, 500*time.Millisecond, reportEvery)
 	}
-	if c.loss.known() && c.loss.excess() && now.Sub(c.cutAt) > c.roundTrip()+c.rateWindow() {
+	if c.loss.known() && c.loss.excess() && now.Sub(c.cutAt) > c.loop() {
 		c.cutAt = now
 		if ok {
 			c.bw = min(c.bw, m)
@@ -280,41 +315,26 @@ func (c *Controller) stepCruise(now time.Time, m float64, app, ok, busy bool) {
 		return
 	}
 	if app || !ok {
-		c.emptyAt = time.Time{}
+		c.lowSince = time.Time{}
 		return
 	}
-	if q < c.noiseDelay()+targetQueue/2 && now.Sub(c.since) > c.roundTrip()+c.delayWindow() {
-		if c.emptyAt.IsZero() {
-			c.emptyAt = now
-		}
-		wait := c.roundTrip()
-		if c.policed {
-			wait = upEvery
-		}
-		if now.Sub(c.emptyAt) > wait {
+	if c.policed {
+		if now.Sub(c.upAt) > policeEvery {
 			c.enter(now, up)
 		}
-	} else {
-		c.emptyAt = time.Time{}
+		return
+	}
+	if q > c.target()/3 || now.Sub(c.since) < c.loop() {
+		c.lowSince = time.Time{}
+	} else if c.lowSince.IsZero() {
+		c.lowSince = now
+	} else if now.Sub(c.lowSince) > c.roundTrip()/2 {
+		c.enter(now, up)
 	}
 }
 
 func (c *Controller) stepUp(now time.Time, m float64, app, ok, busy bool) {
-	q := c.delay.standing()
-	if ok && !busy {
-		c.bw = max(c.bw, m)
-	}
-	if c.delay.latest() > c.noiseDelay()+targetQueue+4*time.Millisecond {
-		c.queueSeen = now
-		c.policed = false
-		c.upAt = now
-		if q > c.noiseDelay()+targetQueue+highQueue/2 {
-			c.enter(now, drain)
-		} else {
-			c.enter(now, cruise)
-		}
-		return
-	}
+	q := c.queue()
 	if c.loss.known() && c.loss.excess() {
 		c.policed = true
 		c.upAt = now
@@ -324,84 +344,63 @@ func (c *Controller) stepUp(now time.Time, m float64, app, ok, busy bool) {
 		c.enter(now, down)
 		return
 	}
+	if q > max(c.fromQ, 0)+5*time.Millisecond+c.delay.jitter()/2 {
+		c.queueSeen = now
+		c.policed = false
+		c.upAt = now
+		if c.pulsed {
+			c.enter(now, drain)
+		} else {
+			c.enter(now, cruise)
+		}
+		return
+	}
 	if app {
 		c.upAt = now
 		c.enter(now, cruise)
 		return
 	}
-	if now.Sub(c.upRound) >= c.roundTrip()+c.rateWindow() {
-		c.upRound = now
-		if m < c.upFrom*(1+(c.upGain-1)/2) {
+	if !c.pulsed {
+		if c.settled.IsZero() {
+			if now.Sub(c.since) >= upPulse {
+				c.settled = now
+			}
+		} else if now.Sub(c.settled) >= c.loop() {
+			c.pulsed = true
+			c.upAtN = now
+		}
+		return
+	}
+	if ok {
+		c.bw = max(c.bw, m)
+	}
+	if now.Sub(c.upAtN) >= c.roundTrip()+c.rateWindow() {
+		if m < c.upFrom*1.03 {
 			// Neither rate nor queue grew: something else limits.
 			c.upAt = now
 			c.enter(now, down)
 			return
 		}
+		c.upAtN = now
 		c.upFrom = c.bw
-		c.upGain = min(c.upGain+0.1, 1.4)
 		c.loss.mark()
 	}
 }
 
-func (c *Controller) startCompete(now time.Time) {
-	c.compete, c.compAt = true, now
-	c.bw = max(c.bw, c.before)
-	c.slots = [2]float64{c.bw, c.bw}
-	c.enter(now, cruise)
-}
-
-// stepCompete is plain BBR: the maximum of the rates of two cycles, probed by
-// 1.25 and 0.9 for a round each.
-func (c *Controller) stepCompete(now time.Time, m float64, app, ok bool) {
-	if ok && m > c.slots[0] {
-		c.slots[0] = m
-	}
-	c.bw = max(c.slots[0], c.slots[1])
-	rtt := c.roundTrip()
-	switch c.state {
-	case up:
-		c.upGain = 1.25
-		if now.Sub(c.since) > rtt || (c.loss.known() && c.loss.excess()) {
-			c.enter(now, down)
-		}
-	case down:
-		if now.Sub(c.since) > rtt+c.delayWindow() {
-			if c.delay.standing() < c.noiseDelay()+targetQueue {
-				if now.Sub(c.compAt) > rtt {
-					c.compete = false
-					c.downAt = now
-				}
-			} else {
-				c.compAt = now
-			}
-			c.enter(now, cruise)
-		}
-	default:
-		c.state = cruise
-		if now.Sub(c.since) > 8*rtt {
-			c.slots[1], c.slots[0] = c.slots[0], m
-			c.enter(now, up)
-		}
-	}
-}
-
 // floorEligible tells whether loss reported now can only be the path's own:
-// the queue is empty, and the sender has been well below the bandwidth for a
+// the queue is short, and the sender has been well below the bandwidth for a
 // round trip, or is known to meet a queue before it meets a drop.
 func (c *Controller) floorEligible(now time.Time, s Sample) bool {
-	if c.delay.standing() > c.noiseDelay()+targetQueue+6*time.Millisecond {
+	if c.compete || c.queue() > c.target()+6*time.Millisecond+c.delay.jitter() {
 		return false
 	}
 	switch c.state {
-	case startup:
-		return false
 	case down:
-		return now.Sub(c.since) > c.roundTrip()
+		return now.Sub(c.since) > c.roundTrip()+20*time.Millisecond
+	case cruise:
+		return !c.policed && now.Sub(c.queueSeen) < 10*time.Second || s.AppLimited
 	}
-	if c.compete {
-		return false
-	}
-	return now.Sub(c.queueSeen) < 10*time.Second && c.state == cruise || s.AppLimited
+	return false
 }
 
 func (c *Controller) pacing() float64 {
@@ -410,19 +409,30 @@ func (c *Controller) pacing() float64 {
 	case startup:
 		r *= startupGain
 	case drain:
-		r *= drainGain
+		if c.settled.IsZero() {
+			r *= drainGain
+		} else {
+			r *= settleGain
+		}
 	case down:
-		if !c.loss.known() || c.policed || c.compete || c.downBusy() {
+		if c.settled.IsZero() || !c.loss.known() || c.policed || c.compete {
 			r *= downGain
 		} else {
-			r *= idleGain
+			r *= settleGain
 		}
+	case refill:
+		r *= refillGain
 	case cruise:
 		if !c.compete {
 			r *= c.cruiseGain()
 		}
 	case up:
-		r *= c.upGain
+		switch {
+		case c.policed:
+			r *= policeGain
+		case c.pulsed || c.settled.IsZero():
+			r *= upGain
+		}
 	case probeRTT:
 		r *= 0.5
 	}
@@ -432,22 +442,19 @@ func (c *Controller) pacing() float64 {
 	return r
 }
 
-// downBusy tells whether Down still has a queue to take away.
-func (c *Controller) downBusy() bool {
-	return c.last.Sub(c.since) < 60*time.Millisecond
-}
-
-// cruiseGain steers the standing queue to its target.
+// cruiseGain steers the mean queue to its target.
 func (c *Controller) cruiseGain() float64 {
-	e := seconds(c.noiseDelay() + targetQueue - c.delay.standing())
-	k := 0.35 / seconds(max(c.roundTrip()+c.delayWindow(), 50*time.Millisecond))
-	return 1 + min(max(k*e, -0.1), 0.03)
+	if c.policed {
+		return settleGain
+	}
+	k := 0.4 / seconds(c.loop())
+	return 1 + min(max(k*seconds(c.target()-c.queue()), -0.08), 0.02)
 }
 
 func (c *Controller) inflightCap() float64 {
 	bdp := c.bw * seconds(c.roundTrip())
 	// What a report interval, a lost report and jitter leave unacknowledged.
-	slack := c.bw * 0.05
+	slack := c.bw * (0.04 + 2*seconds(c.delay.jitter()))
 	switch c.state {
 	case startup:
 		return 3*bdp + slack
@@ -497,7 +504,7 @@ func (c *Controller) restart(now time.Time, idle time.Duration) {
 }
 
 func (c *Controller) stepRamp(now time.Time) {
-	if c.delay.latest() > c.noiseDelay()+startupQueue {
+	if c.queue() > startupQueue {
 		c.bw = min(c.bw, c.ramp)
 		c.ramp = 0
 		return

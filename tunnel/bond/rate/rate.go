@@ -104,7 +104,6 @@ func New(cfg Config) *Controller {
 	c := &Controller{cfg: cfg}
 	c.bw = float64(cfg.InitialRate) / 8
 	c.loss.init()
-	c.machine.init()
 	return c
 }
 
@@ -122,6 +121,9 @@ func (c *Controller) OnSend(now time.Time, bytes int) {
 // spans an outage or an idle time and says nothing of the rate.
 const maxGap = 400 * time.Millisecond
 
+// maxStep is the most one report moves a filter by, however long it was awaited.
+const maxStep = 50 * time.Millisecond
+
 // OnReport takes in what a report says. Reports that arrive out of order or
 // repeat earlier ones must be filtered out before.
 func (c *Controller) OnReport(now time.Time, s Sample) {
@@ -129,6 +131,7 @@ func (c *Controller) OnReport(now time.Time, s Sample) {
 		return
 	}
 	c.inflight = max(s.Inflight, 0)
+	dt := min(max(now.Sub(c.last), 0), maxStep)
 	c.last = now
 	c.updateRTT(now, s.RTT)
 	if s.DeliveredPackets > 0 {
@@ -141,7 +144,7 @@ func (c *Controller) OnReport(now time.Time, s Sample) {
 	}
 	c.loss.add(s, c.floorEligible(now, s))
 	c.inited = true
-	c.step(now, s)
+	c.step(now, s, dt)
 }
 
 // rttWindow is how long a shortest round trip is believed.
@@ -164,10 +167,10 @@ func (c *Controller) roundTrip() time.Duration {
 	return max(c.rtt, 5*time.Millisecond)
 }
 
-// delayWindow is the time over which the least delay counts as standing queue:
-// several times what jitter stays correlated for, and short beside the loop.
+// delayWindow is the time the queue is averaged over: short beside the loop on a
+// quiet path, several times what jitter stays correlated for on a shaky one.
 func (c *Controller) delayWindow() time.Duration {
-	return min(max(c.roundTrip()/2, 50*time.Millisecond), 100*time.Millisecond)
+	return min(50*time.Millisecond+20*c.delay.jitter(), 200*time.Millisecond)
 }
 
 // rateWindow is the receiver time a rate sample spans.
@@ -199,9 +202,9 @@ func (c *Controller) InflightCap() int64 {
 // lost behind the bottleneck has passed it and counts.
 func (c *Controller) Bandwidth() int64 { return int64(c.clamp(c.bw) * 8) }
 
-// QueueDelay is the standing queue: the least delay of the last round over the
-// base. Jitter makes it read up to a few milliseconds on an empty link.
-func (c *Controller) QueueDelay() time.Duration { return c.delay.standing() }
+// QueueDelay is the queue at the bottleneck over the last tens of milliseconds,
+// with what jitter adds to the delay of an empty path taken off.
+func (c *Controller) QueueDelay() time.Duration { return max(c.queue(), 0) }
 
 // BaseOWD is the one-way delay of the empty path, with the clocks' unknown
 // offset as in Sample.OWD.

@@ -1,0 +1,221 @@
+package lab
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// The lab's machines. Each is a network namespace called LAB-MACHINE.
+const (
+	machineClient = "client"
+	machineAgent  = "agent"
+	machineSha    = "sha"
+	machineFra    = "fra"
+	machineOrigin = "origin"
+)
+
+// carriers are the border's links, in the order of the scenario table.
+var carriers = []string{"ct", "cu", "cm"}
+
+// accessLinks are the agent's uplinks to its gateway.
+var accessLinks = []string{"acc0", "acc1"}
+
+// DefaultName is the lab's name when none is given; labs of different names can be up at the same time.
+const DefaultName = "lb"
+
+// bondPort is where gateways and agents listen.
+const bondPort = 4500
+
+// addresses of the topology. Every wire is a network of its own, so a route names a wire.
+var (
+	clientAddr    = netip.MustParsePrefix("10.10.0.2/24")
+	clientGateway = netip.MustParsePrefix("10.10.0.1/24")
+	originAddr    = netip.MustParsePrefix("10.20.0.2/24")
+	originGateway = netip.MustParsePrefix("10.20.0.1/24")
+
+	clientAddr6    = netip.MustParsePrefix("fd00:10::2/64")
+	clientGateway6 = netip.MustParsePrefix("fd00:10::1/64")
+	originAddr6    = netip.MustParsePrefix("fd00:20::2/64")
+	originGateway6 = netip.MustParsePrefix("fd00:20::1/64")
+)
+
+// carrierAddr is the address of a gateway (side 1 is sha, 2 is fra) on the i-th carrier.
+func carrierAddr(i, side int) netip.Prefix {
+	return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 1, byte(i + 1), byte(side)}), 24)
+}
+
+// accessAddr is the address on the i-th access link (side 1 is sha, 2 the agent).
+func accessAddr(i, side int) netip.Prefix {
+	return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 2, byte(i + 1), byte(side)}), 24)
+}
+
+// errOptions is wrapped by every complaint about what a lab was asked for.
+var errOptions = errors.New("lab options")
+
+// Options say which lab to bring up. The zero value is not usable: Scenario must be set.
+type Options struct {
+	Name     string // "" is DefaultName
+	Scenario string
+	Seed     uint64
+	NoAgent  bool     // the client sits straight behind gateway sha
+	Via      string   // ViaLandbridge or ViaDirect; "" is ViaLandbridge
+	Carriers []string // of ct, cu, cm; nil: all. Direct traffic takes the first, or the best when nil
+	// Congestion is the TCP congestion control of client and origin: "" is cubic.
+	Congestion string
+	// Programs is the directory of landbridge-gateway, landbridge-agent and landbridge; "" is the running program's.
+	Programs string
+}
+
+var (
+	nameShape       = regexp.MustCompile(`^[a-z][a-z0-9]{0,7}$`) // leaves room for "-origin" and the device names
+	congestionShape = regexp.MustCompile(`^[a-z0-9_]{1,15}$`)
+)
+
+// normalise fills defaults and checks the rest.
+func (o Options) normalise() (Options, error) {
+	if o.Name == "" {
+		o.Name = DefaultName
+	}
+	if !nameShape.MatchString(o.Name) {
+		return o, fmt.Errorf("%w: name %q, want 1 to 8 lower-case letters and digits", errOptions, o.Name)
+	}
+	if o.Via == "" {
+		o.Via = ViaLandbridge
+	}
+	if o.Via != ViaLandbridge && o.Via != ViaDirect {
+		return o, fmt.Errorf("%w: via %q, want %s or %s", errOptions, o.Via, ViaLandbridge, ViaDirect)
+	}
+	if o.Congestion == "" {
+		o.Congestion = "cubic"
+	}
+	if !congestionShape.MatchString(o.Congestion) {
+		return o, fmt.Errorf("%w: congestion control %q, want a name like cubic or bbr", errOptions, o.Congestion)
+	}
+	for i, c := range o.Carriers {
+		if !slices.Contains(carriers, c) {
+			return o, fmt.Errorf("%w: carrier %q, want one of %s", errOptions, c, strings.Join(carriers, ", "))
+		}
+		if slices.Contains(o.Carriers[:i], c) {
+			return o, fmt.Errorf("%w: carrier %q named twice", errOptions, c)
+		}
+	}
+	links, err := scenarioLinks(o.Scenario)
+	if err != nil {
+		return o, err
+	}
+	switch {
+	case o.Via == ViaDirect && len(o.Carriers) == 0:
+		o.Carriers = []string{bestCarrier(links)}
+	case o.Via == ViaDirect && len(o.Carriers) > 1:
+		return o, fmt.Errorf("%w: direct traffic takes one carrier, not %d", errOptions, len(o.Carriers))
+	case len(o.Carriers) == 0:
+		o.Carriers = slices.Clone(carriers)
+	}
+	return o, nil
+}
+
+// namespace is the network namespace of a machine.
+func (o Options) namespace(machine string) string { return o.Name + "-" + machine }
+
+// machines of this lab, client to origin.
+func (o Options) machines() []string {
+	if o.NoAgent {
+		return []string{machineClient, machineSha, machineFra, machineOrigin}
+	}
+	return []string{machineClient, machineAgent, machineSha, machineFra, machineOrigin}
+}
+
+// end is one end of a link.
+type end struct {
+	machine, dev string
+	addrs        []netip.Prefix
+}
+
+// lan is a clean, fast link: a veth pair.
+type lan struct{ a, b end }
+
+// wire is an emulated link; a is the side nearer to the client.
+type wire struct {
+	name   string
+	border bool // a carrier, otherwise an access link
+	a, b   end
+}
+
+// route is a static route on a machine.
+type route struct {
+	machine string
+	dst     netip.Prefix
+	via     netip.Addr
+}
+
+// plan is everything the kernel has to be told.
+type plan struct {
+	lans   []lan
+	wires  []wire
+	routes []route
+}
+
+var defaultRoute4, defaultRoute6 = netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")
+
+// makePlan lays the topology out. Options must be normalised.
+func makePlan(o Options) plan {
+	var p plan
+	first := machineAgent
+	if o.NoAgent {
+		first = machineSha
+	}
+	p.lans = []lan{
+		{
+			a: end{machineClient, "lan0", []netip.Prefix{clientAddr, clientAddr6}},
+			b: end{first, "lan0", []netip.Prefix{clientGateway, clientGateway6}},
+		},
+		{
+			a: end{machineFra, "lan0", []netip.Prefix{originGateway, originGateway6}},
+			b: end{machineOrigin, "lan0", []netip.Prefix{originAddr, originAddr6}},
+		},
+	}
+	if !o.NoAgent {
+		for i, name := range accessLinks {
+			p.wires = append(p.wires, wire{
+				name: name,
+				a:    end{machineAgent, name, []netip.Prefix{accessAddr(i, 2)}},
+				b:    end{machineSha, name, []netip.Prefix{accessAddr(i, 1)}},
+			})
+		}
+	}
+	for i, name := range carriers {
+		if slices.Contains(o.Carriers, name) {
+			p.wires = append(p.wires, wire{
+				name: name, border: true,
+				a: end{machineSha, name + "0", []netip.Prefix{carrierAddr(i, 1)}},
+				b: end{machineFra, name + "0", []netip.Prefix{carrierAddr(i, 2)}},
+			})
+		}
+	}
+	p.routes = []route{
+		{machineClient, defaultRoute4, clientGateway.Addr()},
+		{machineClient, defaultRoute6, clientGateway6.Addr()},
+		{machineOrigin, defaultRoute4, originGateway.Addr()},
+		{machineOrigin, defaultRoute6, originGateway6.Addr()},
+	}
+	if o.Via == ViaDirect {
+		// Plain routing over one access link and one carrier. Through Landbridge there is no such route: what is not
+		// captured has nowhere to go, so a run cannot pass by the tunnel unnoticed.
+		c := slices.Index(carriers, o.Carriers[0])
+		p.routes = append(p.routes,
+			route{machineSha, originAddr.Masked(), carrierAddr(c, 2).Addr()},
+			route{machineFra, clientAddr.Masked(), carrierAddr(c, 1).Addr()},
+		)
+		if !o.NoAgent {
+			p.routes = append(p.routes,
+				route{machineAgent, originAddr.Masked(), accessAddr(0, 1).Addr()},
+				route{machineSha, clientAddr.Masked(), accessAddr(0, 2).Addr()},
+			)
+		}
+	}
+	return p
+}

@@ -1,0 +1,270 @@
+package lab
+
+import (
+	_ "embed"
+	"encoding/json"
+	"fmt"
+	"html/template"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Report is what the demo found: demo/report.json as it stands, and the source of the report page.
+type Report struct {
+	Made     time.Time `json:"made"`
+	Kernel   string    `json:"kernel"`
+	CPUs     int       `json:"cpus"`
+	Go       string    `json:"go"`
+	Network  string    `json:"network"` // "kernel" (network namespaces) or "memory"
+	Lacks    string    `json:"lacks,omitempty"`
+	Scenario string    `json:"scenario"`
+	Seed     uint64    `json:"seed"`
+	// LimitMbit is what loss-free TCP could carry over all carriers in what the loss leaves.
+	LimitMbit float64       `json:"limit_mbit"`
+	Links     []LinkSummary `json:"links"`
+	Payloads  []Payload     `json:"payloads"`
+	Legs      []Leg         `json:"legs"`
+	Seconds   float64       `json:"seconds"` // the whole demo
+}
+
+// LinkSummary is one border link in words.
+type LinkSummary struct {
+	Name string `json:"name"`
+	Text string `json:"text"`
+}
+
+// Payload is one thing the demo moves.
+type Payload struct {
+	Name   string `json:"name"`
+	Bytes  int64  `json:"bytes"`
+	SHA256 string `json:"sha256"`
+}
+
+// Leg is one transfer of the demo.
+type Leg struct {
+	Title   string `json:"title"`
+	Via     string `json:"via"`
+	Payload string `json:"payload"`
+	// Carriers that carried it; for a direct leg, one.
+	Carriers []string `json:"carriers"`
+	Total    int64    `json:"total_bytes"`
+	Bytes    int64    `json:"bytes"` // moved; less than Total when the leg was cut off by time
+	Seconds  float64  `json:"seconds"`
+	Complete bool     `json:"complete"`
+	SHA256OK bool     `json:"sha256_ok"` // over Bytes
+	Goodput  float64  `json:"goodput_mbit"`
+	// WouldTake is how long all of it would have taken at this rate, where it was cut off.
+	WouldTake    float64            `json:"would_take_seconds,omitempty"`
+	StallMSMax   float64            `json:"stall_ms_max"`
+	WireOverhead float64            `json:"wire_overhead,omitempty"`
+	Shares       map[string]float64 `json:"shares,omitempty"`
+	Dark         string             `json:"dark,omitempty"` // the carrier that was switched off on the way
+	Error        string             `json:"error,omitempty"`
+	Trace        *Trace             `json:"trace"`
+}
+
+// Failed says why the demo counts as failed, or nothing.
+func (r *Report) Failed() string {
+	for _, l := range r.Legs {
+		switch {
+		case l.Error != "":
+			return l.Title + ": " + l.Error
+		case !l.SHA256OK:
+			return l.Title + ": what arrived differs from what was sent"
+		case !l.Complete && l.Via == ViaLandbridge:
+			return l.Title + ": did not finish"
+		}
+	}
+	return ""
+}
+
+// leg returns the first leg that want accepts.
+func (r *Report) leg(want func(*Leg) bool) *Leg {
+	for i := range r.Legs {
+		if want(&r.Legs[i]) {
+			return &r.Legs[i]
+		}
+	}
+	return nil
+}
+
+// WriteFiles writes report.json and report.html into dir, creating it.
+func (r *Report) WriteFiles(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("report directory: %w", err)
+	}
+	b, err := json.MarshalIndent(r, "", " ")
+	if err != nil {
+		return fmt.Errorf("encode the report: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "report.json"), append(b, '\n'), 0o644); err != nil {
+		return fmt.Errorf("write the report: %w", err)
+	}
+	var page strings.Builder
+	if err := WritePage(&page, r); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(dir, "report.html"), []byte(page.String()), 0o644); err != nil {
+		return fmt.Errorf("write the report page: %w", err)
+	}
+	return nil
+}
+
+//go:embed report.html.tmpl
+var pageText string
+
+var pageTemplate = template.Must(template.New("report").Funcs(template.FuncMap{
+	"mb":       func(n int64) string { return fmt.Sprintf("%.1f MB", float64(n)/1e6) },
+	"span":     func(s float64) string { return spanText(time.Duration(s * float64(time.Second))) },
+	"percent":  func(v float64) string { return fmt.Sprintf("%.0f %%", 100*v) },
+	"mbit":     rateText,
+	"join":     func(s []string) string { return strings.Join(s, " + ") },
+	"date":     func(t time.Time) string { return t.UTC().Format("2 January 2006, 15:04 UTC") },
+	"overhead": func(v float64) string { return fmt.Sprintf("%.3f", v) },
+}).Parse(pageText))
+
+// pageChart is a chart with its words.
+type pageChart struct {
+	Title, Caption string
+	Legend         []legendEntry
+	SVG            template.HTML
+}
+
+type legendEntry struct{ Name, Class string }
+
+// page is what the template sees.
+type page struct {
+	*Report
+	Headline, Sentence string
+	Tiles              []tile
+	Charts             []pageChart
+	Failure            string
+}
+
+type tile struct{ Value, Unit, Label, Class string }
+
+// WritePage draws the report as one self-contained HTML page: no scripts, no external resources.
+func WritePage(w interface{ Write([]byte) (int, error) }, r *Report) error {
+	p := page{Report: r, Failure: r.Failed()}
+	p.words()
+	p.charts()
+	if err := pageTemplate.Execute(w, &p); err != nil {
+		return fmt.Errorf("draw the report page: %w", err)
+	}
+	return nil
+}
+
+func isDirect(l *Leg) bool { return l.Via == ViaDirect }
+func isClean(l *Leg) bool  { return l.Via == ViaLandbridge && l.Dark == "" }
+func isDark(l *Leg) bool   { return l.Via == ViaLandbridge && l.Dark != "" }
+
+func (p *page) words() {
+	direct, through, dark := p.leg(isDirect), p.leg(isClean), p.leg(isDark)
+	p.Headline = "The Go source tree across a bad border"
+	if direct == nil || through == nil {
+		return
+	}
+	times := 0.0
+	if direct.Goodput > 0 {
+		times = through.Goodput / direct.Goodput
+	}
+	p.Tiles = append(p.Tiles,
+		tile{rateNumber(direct.Goodput), "Mbit/s", "directly over " + strings.Join(direct.Carriers, " + "), "direct"},
+		tile{rateNumber(through.Goodput), "Mbit/s", "through Landbridge", "through"})
+	if times > 0 {
+		p.Tiles = append(p.Tiles, tile{rateNumber(times), "times", "as fast", ""})
+	}
+	p.Sentence = fmt.Sprintf("The same %.0f MB archive took %s through Landbridge.",
+		float64(through.Total)/1e6, spanText(seconds(through.Seconds)))
+	if direct.WouldTake > 0 {
+		p.Sentence = fmt.Sprintf("An archive of %.0f MB that would take %s directly took %s through Landbridge.",
+			float64(through.Total)/1e6, spanText(seconds(direct.WouldTake)), spanText(seconds(through.Seconds)))
+	}
+	if dark != nil {
+		p.Tiles = append(p.Tiles, tile{fmt.Sprintf("%.0f", dark.StallMSMax), "ms", "longest stall with " + dark.Dark + " dark", ""})
+	}
+}
+
+func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
+
+func (p *page) charts() {
+	direct, through, dark := p.leg(isDirect), p.leg(isClean), p.leg(isDark)
+	if direct != nil && through != nil && direct.Trace != nil && through.Trace != nil {
+		c := chart{
+			label: "Goodput over time, directly and through Landbridge",
+			limit: p.LimitMbit,
+			series: []series{
+				{"through Landbridge", "through", through.Trace.Seconds, smooth(through.Trace.GoodputMbit, 3)},
+				{"directly over " + strings.Join(direct.Carriers, " + "), "direct", direct.Trace.Seconds, smooth(direct.Trace.GoodputMbit, 3)},
+			},
+		}
+		p.Charts = append(p.Charts, pageChart{
+			Title: "Goodput, Mbit/s",
+			Caption: fmt.Sprintf("Payload as it reaches the client, gzip archive. Directly: cut off after %.0f s with %.1f of %.0f MB; through Landbridge: complete after %s.",
+				direct.Seconds, float64(direct.Bytes)/1e6, float64(direct.Total)/1e6, spanText(seconds(through.Seconds))),
+			Legend: c.legend(), SVG: c.draw(),
+		})
+	}
+	if through != nil && through.Trace != nil {
+		c := shareChart(through)
+		p.Charts = append(p.Charts, pageChart{
+			Title:   "Each carrier's share, Mbit/s on the wire",
+			Caption: "The same run: Ethernet bytes each carrier delivered towards the client, repair included.",
+			Legend:  c.legend(), SVG: c.draw(),
+		})
+	}
+	if dark != nil && dark.Trace != nil {
+		c := shareChart(dark)
+		p.Charts = append(p.Charts, pageChart{
+			Title: "The same with " + dark.Dark + " going dark",
+			Caption: fmt.Sprintf("Carrier %s delivers nothing in the shaded interval. The transfer went on and ended with the right SHA-256; the longest time without new payload was %.0f ms.",
+				dark.Dark, dark.StallMSMax),
+			Legend: c.legend(), SVG: c.draw(),
+		})
+	}
+}
+
+func (c *chart) legend() []legendEntry {
+	var out []legendEntry
+	for _, s := range c.series {
+		out = append(out, legendEntry{s.name, s.class})
+	}
+	return out
+}
+
+func shareChart(l *Leg) chart {
+	c := chart{label: "Each carrier's share over time", stacked: true, bands: l.Trace.Marks}
+	for _, name := range slices.Sorted(maps.Keys(l.Trace.Carriers)) {
+		c.series = append(c.series, series{name, name, l.Trace.Seconds, l.Trace.Carriers[name].Mbit})
+	}
+	return c
+}
+
+// spanText is a duration for people: "8.2 s", "3 min 20 s", "2 h 05 min".
+func spanText(d time.Duration) string {
+	switch {
+	case d < time.Minute:
+		return fmt.Sprintf("%.1f s", d.Seconds())
+	case d < time.Hour:
+		d = d.Round(time.Second)
+		return fmt.Sprintf("%d min %02d s", d/time.Minute, d%time.Minute/time.Second)
+	}
+	d = d.Round(time.Minute)
+	return fmt.Sprintf("%d h %02d min", d/time.Hour, d%time.Hour/time.Minute)
+}
+
+// rateNumber has two or three figures, which is what such measurements are good for.
+func rateNumber(v float64) string {
+	switch {
+	case v < 10:
+		return fmt.Sprintf("%.1f", v)
+	default:
+		return fmt.Sprintf("%.0f", v)
+	}
+}
+
+func rateText(v float64) string { return rateNumber(v) + " Mbit/s" }

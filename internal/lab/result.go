@@ -1,0 +1,214 @@
+package lab
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"text/tabwriter"
+)
+
+// Result is one run of a workload: the object that "landbridge lab run --json" prints. Fields that do not apply to the
+// workload are left out.
+type Result struct {
+	Scenario string   `json:"scenario"`
+	Workload string   `json:"workload"` // bulk or objects
+	Via      string   `json:"via"`      // landbridge or direct
+	Seed     uint64   `json:"seed"`
+	Seconds  float64  `json:"seconds"` // measured
+	Agent    bool     `json:"agent"`   // the client sits behind an agent and its two access links
+	Carriers []string `json:"carriers"`
+	// Congestion is the kernel's congestion control on the client and the origin.
+	Congestion string `json:"congestion"`
+	Flows      int    `json:"flows,omitempty"`
+	Upload     bool   `json:"upload,omitempty"`
+
+	GoodputMbit     float64 `json:"goodput_mbit"`      // payload at the receiver
+	FirstSecondMbit float64 `json:"first_second_mbit"` // the same in the first second
+	LimitMbit       float64 `json:"limit_mbit"`        // what loss-free TCP could carry in what the loss leaves
+	OfLimit         float64 `json:"of_limit"`
+	PayloadBytes    int64   `json:"payload_bytes"`
+	SHA256OK        bool    `json:"sha256_ok"`     // every byte checked against what the sender sent
+	FirstByteMS     float64 `json:"first_byte_ms"` // from the first dial to the first payload byte
+	StallMSMax      float64 `json:"stall_ms_max"`
+	// WireBytes are Ethernet bytes that left the border links' queues, both directions; WireOverhead is their ratio to
+	// the payload: 1.00 would be nothing but payload.
+	WireBytes    uint64  `json:"wire_bytes"`
+	WireOverhead float64 `json:"wire_overhead"`
+	BestPathRTT  float64 `json:"best_path_rtt_ms"` // unloaded, access links included when there is an agent
+
+	Paths map[string]PathResult `json:"paths"`
+
+	*ObjectFigures
+
+	CPUSeconds map[string]float64 `json:"cpu_seconds"` // user and system time of each process during the run
+	Errors     []string           `json:"errors"`
+}
+
+// PathResult is one carrier during a run, both directions added up, as the emulator counted them.
+type PathResult struct {
+	Sent       uint64  `json:"sent"`        // frames put on the wire
+	Lost       uint64  `json:"lost"`        // of those: lost on it, outages included
+	QueueDrops uint64  `json:"queue_drops"` // frames dropped before the wire because the queue was full
+	SentBytes  uint64  `json:"sent_bytes"`
+	RTTMillis  float64 `json:"rtt_ms"` // as the tunnel sees it at the end; without a tunnel: the link's own
+	Share      float64 `json:"share"`  // of all bytes sent on the border
+}
+
+// ObjectFigures are the objects workload's part of a Result.
+type ObjectFigures struct {
+	Objects      int     `json:"objects"`
+	FreshObjects int     `json:"fresh_objects"`
+	P50          float64 `json:"p50_ms"`
+	P90          float64 `json:"p90_ms"`
+	P99          float64 `json:"p99_ms"`
+	Max          float64 `json:"max_ms"`
+	FreshP50     float64 `json:"fresh_p50_ms"`
+	FreshP90     float64 `json:"fresh_p90_ms"`
+	FreshP99     float64 `json:"fresh_p99_ms"`
+	P50OfRTT     float64 `json:"p50_of_rtt"`
+	P99OfRTT     float64 `json:"p99_of_rtt"`
+}
+
+// Failed says why the run counts as failed, or nothing: a byte that differs, or a flow or object that failed.
+func (r *Result) Failed() string {
+	switch {
+	case !r.SHA256OK:
+		return "payload differs from what was sent"
+	case len(r.Errors) > 0:
+		return r.Errors[0]
+	case r.PayloadBytes == 0:
+		return "no payload arrived"
+	}
+	return ""
+}
+
+func (r *Result) setBulk(b BulkResult) {
+	r.Seconds = round(b.Elapsed.Seconds(), 3)
+	r.GoodputMbit = mbit(b.Bytes, b.Elapsed)
+	r.FirstSecondMbit = round(float64(b.FirstSecond)*8/1e6, 2)
+	r.PayloadBytes = b.Bytes
+	r.SHA256OK = b.SumOK
+	r.FirstByteMS = millis(b.FirstByte)
+	r.StallMSMax = millis(b.StallMax)
+	r.Errors = append(r.Errors, b.Errors...)
+}
+
+func (r *Result) setObjects(o ObjectsResult) {
+	r.Seconds = round(o.Elapsed.Seconds(), 3)
+	r.GoodputMbit = mbit(o.Bytes, o.Elapsed)
+	r.PayloadBytes = o.Bytes
+	r.SHA256OK = o.SumOK
+	r.Errors = append(r.Errors, o.Errors...)
+	f := &ObjectFigures{
+		Objects:      len(o.Warm),
+		FreshObjects: len(o.Fresh),
+		P50:          millis(Quantile(o.Warm, 0.5)),
+		P90:          millis(Quantile(o.Warm, 0.9)),
+		P99:          millis(Quantile(o.Warm, 0.99)),
+		Max:          millis(Quantile(o.Warm, 1)),
+		FreshP50:     millis(Quantile(o.Fresh, 0.5)),
+		FreshP90:     millis(Quantile(o.Fresh, 0.9)),
+		FreshP99:     millis(Quantile(o.Fresh, 0.99)),
+	}
+	if r.BestPathRTT > 0 {
+		f.P50OfRTT = round(f.P50/r.BestPathRTT, 3)
+		f.P99OfRTT = round(f.P99/r.BestPathRTT, 3)
+	}
+	// Objects come one after the other: the longest anybody waited is the slowest object.
+	r.StallMSMax = max(f.Max, millis(Quantile(o.Fresh, 1)))
+	r.ObjectFigures = f
+}
+
+// setWire fills what the emulator counted; call it after setBulk or setObjects.
+func (r *Result) setWire(paths map[string]PathResult) {
+	r.WireBytes = 0
+	for _, p := range paths {
+		r.WireBytes += p.SentBytes
+	}
+	r.Paths = make(map[string]PathResult, len(paths))
+	for name, p := range paths {
+		if r.WireBytes > 0 {
+			p.Share = round(float64(p.SentBytes)/float64(r.WireBytes), 3)
+		}
+		r.Paths[name] = p
+	}
+	if r.PayloadBytes > 0 {
+		r.WireOverhead = round(float64(r.WireBytes)/float64(r.PayloadBytes), 3)
+	}
+	if r.LimitMbit > 0 {
+		r.OfLimit = round(r.GoodputMbit/r.LimitMbit, 3)
+	}
+}
+
+// WriteJSON writes the result as one line.
+func (r *Result) WriteJSON(w io.Writer) error {
+	c := *r
+	if c.Errors == nil {
+		c.Errors = []string{}
+	}
+	if err := json.NewEncoder(w).Encode(&c); err != nil {
+		return fmt.Errorf("write the result: %w", err)
+	}
+	return nil
+}
+
+// WriteTable writes the result for people.
+func (r *Result) WriteTable(w io.Writer) error {
+	var b strings.Builder
+	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	row := func(name, format string, args ...any) { fmt.Fprintf(t, name+"\t"+format+"\n", args...) }
+	way := "via " + r.Via
+	if r.Via == ViaDirect {
+		way = fmt.Sprintf("direct over %s (%s)", strings.Join(r.Carriers, "+"), r.Congestion)
+	}
+	behind := "client - agent - sha"
+	if !r.Agent {
+		behind = "client - sha"
+	}
+	row("run", "%s %s, seed %d, %.1f s, %s, %s", r.Scenario, r.Workload, r.Seed, r.Seconds, way, behind)
+	row("goodput", "%.1f Mbit/s of %.1f possible (%.2f), first second %.1f", r.GoodputMbit, r.LimitMbit, r.OfLimit, r.FirstSecondMbit)
+	if o := r.ObjectFigures; o != nil {
+		row("best path", "%.1f ms round trip", r.BestPathRTT)
+		row("warm objects", "%d: p50 %.0f  p90 %.0f  p99 %.0f  max %.0f ms (p50 %.2f, p99 %.2f of the best path)",
+			o.Objects, o.P50, o.P90, o.P99, o.Max, o.P50OfRTT, o.P99OfRTT)
+		row("fresh objects", "%d: p50 %.0f  p90 %.0f  p99 %.0f ms", o.FreshObjects, o.FreshP50, o.FreshP90, o.FreshP99)
+	} else {
+		row("longest stall", "%.0f ms (first byte after %.0f ms)", r.StallMSMax, r.FirstByteMS)
+	}
+	row("on the wire", "%.1f MB for %.1f MB of payload (%.3f)", float64(r.WireBytes)/1e6, float64(r.PayloadBytes)/1e6, r.WireOverhead)
+	for _, name := range slices.Sorted(maps.Keys(r.Paths)) {
+		p := r.Paths[name]
+		lost := 0.0
+		if p.Sent > 0 {
+			lost = 100 * float64(p.Lost) / float64(p.Sent)
+		}
+		row("  "+name, "%4.1f %% of the bytes, %d frames, %.2f %% lost, %d queue drops, rtt %.0f ms", 100*p.Share, p.Sent, lost, p.QueueDrops, p.RTTMillis)
+	}
+	var cpu []string
+	for _, name := range slices.Sorted(maps.Keys(r.CPUSeconds)) {
+		cpu = append(cpu, fmt.Sprintf("%s %.1f s", name, r.CPUSeconds[name]))
+	}
+	row("cpu", "%s", strings.Join(cpu, ", "))
+	sum := "yes"
+	if !r.SHA256OK {
+		sum = "NO"
+	}
+	row("sha-256 ok", "%s", sum)
+	for _, e := range r.Errors {
+		row("error", "%s", e)
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// The ways across the border, as --via takes them.
+const (
+	ViaLandbridge = "landbridge"
+	ViaDirect     = "direct"
+)

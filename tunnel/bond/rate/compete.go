@@ -20,7 +20,7 @@ func (c *Controller) stepCompete(now time.Time, m float64, app, ok bool) {
 	switch c.state {
 	case up:
 		c.pulsed = true
-		if now.Sub(c.since) > rtt || (c.loss.known() && c.loss.excess()) {
+		if excess, _ := c.loss.excess(); excess || now.Sub(c.since) > rtt {
 			c.enter(now, down)
 		}
 	case down:

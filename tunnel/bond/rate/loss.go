@@ -14,6 +14,8 @@ const (
 	// floorKnown is the number of blocks from which on the floor is used to
 	// judge loss. Fewer could be one lucky stretch between two bursts.
 	floorKnown = 8
+	// firstBurst is the burstiness assumed before it is known.
+	firstBurst = 6
 	// maxFloor bounds what is taken for the path's own loss.
 	maxFloor = 0.4
 	// lossMargin is the loss over the floor that is never congestion.
@@ -21,29 +23,31 @@ const (
 	// lossSigma is the confidence, in standard deviations, asked of loss
 	// before it counts as congestion.
 	lossSigma = 3
+	// grossLoss is the loss over the floor that no burst explains.
+	grossLoss = 0.15
 )
 
 // lossFilter learns how much the path loses by itself, how burstily, and tells
 // whether loss of late is significantly more than that.
 type lossFilter struct {
-	n, lost   int64 // the open block
-	openBad   bool  // some of the open block was not eligible for the floor
-	recent    float64
-	recentN   int
-	floor     float64
-	floorN    int
-	burst     float64 // variance of a block's losses over their mean; 1 is independent loss
-	episodeN  int64   // packets since mark
-	episodeLo int64   // lost since mark
+	n, lost int64 // the open block
+	openBad bool  // some of the open block was not eligible for the floor
+	recent  float64
+	recentN int
+	floor   float64
+	floorN  int
+	burst   float64 // variance of a block's losses over their mean; 1 is independent loss
+	packets int64   // since mark
+	losses  int64   // since mark
 }
 
-func (l *lossFilter) init() { l.burst = 4 }
+func (l *lossFilter) init() { l.burst = firstBurst }
 
 // add counts a report. eligible says that no loss in it can be congestion.
 func (l *lossFilter) add(s Sample, eligible bool) {
 	n := s.DeliveredPackets + s.LostPackets
-	l.episodeN += n
-	l.episodeLo += s.LostPackets
+	l.packets += n
+	l.losses += s.LostPackets
 	l.n += n
 	l.lost += s.LostPackets
 	if !eligible {
@@ -79,29 +83,26 @@ func (l *lossFilter) learn(p, n float64) {
 func (l *lossFilter) known() bool { return l.floorN >= floorKnown }
 
 // sigma is the standard deviation of the loss seen over n packets of a path
-// that loses at the floor.
+// that loses at the floor, the floor's own uncertainty included.
 func (l *lossFilter) sigma(n float64) float64 {
 	if n <= 0 {
 		return 1
 	}
-	return math.Sqrt(max(l.floor, 0.002) * l.burst / n)
+	known := float64(max(l.floorN, 1)) * lossBlock
+	return math.Sqrt(max(l.floor, 0.002) * l.burst * (1/n + 1/known))
 }
 
-// mark starts an episode for excess.
-func (l *lossFilter) mark() { l.episodeN, l.episodeLo = 0, 0 }
+// mark starts an episode.
+func (l *lossFilter) mark() { l.packets, l.losses = 0, 0 }
 
-// excess tells whether the episode lost significantly more than the floor.
-func (l *lossFilter) excess() bool {
-	n := float64(l.episodeN)
-	if n < lossBlock {
-		return false
+// excess tells whether the episode lost significantly more than the floor, and
+// gross whether it did so by far.
+func (l *lossFilter) excess() (significant, gross bool) {
+	n := float64(l.packets)
+	if n < 2*lossBlock || !l.known() {
+		return false, false
 	}
-	return float64(l.episodeLo)/n > l.floor+lossMargin+lossSigma*l.sigma(n)
-}
-
-func (l *lossFilter) episode() float64 {
-	if l.episodeN == 0 {
-		return 0
-	}
-	return float64(l.episodeLo) / float64(l.episodeN)
+	over := float64(l.losses)/n - l.floor - lossMargin
+	sigma := l.sigma(n)
+	return over > lossSigma*sigma, over > max(grossLoss, 2*lossSigma*sigma)
 }

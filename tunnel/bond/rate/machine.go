@@ -42,8 +42,13 @@ const (
 	highQueue   = 16 * time.Millisecond // over target: the rate fell, or another flow came
 	upPulse     = 40 * time.Millisecond // at upGain: a queue of 10 ms if the link is full
 
+	// maxSpan is the longest time a rate is averaged over.
+	maxSpan = 500 * time.Millisecond
+
 	downEvery   = 4 * time.Second // the base is good for 10 s; this sees it twice
 	policeEvery = 5 * time.Second
+	// suspectFor is how soon loss must recur to be believed.
+	suspectFor = 3 * time.Second
 
 	// idleTrust is the idle time after which the estimate is no longer sent at
 	// at once; the rest of it is ramped up to.
@@ -77,10 +82,12 @@ type machine struct {
 	before float64 // bw before the present Drain
 
 	credited bool // bw counts the path's own loss
-	policed  bool // the last Up met loss instead of queue
-	cutAt    time.Time
-	ramp     float64 // bytes/s limit after an idle time; 0 is none
-	rampAt   time.Time
+	// suspectAt is when loss was last over the floor, not yet confirmed.
+	suspectAt time.Time
+	policed   bool // the last Up met loss instead of queue
+	cutAt     time.Time
+	ramp      float64 // bytes/s limit after an idle time; 0 is none
+	rampAt    time.Time
 
 	compete bool
 	compAt  time.Time // last evidence of a competitor
@@ -119,12 +126,28 @@ func (c *Controller) sample() (rate float64, appLimited, ok bool) {
 	if !ok || sum.elapsed <= 0 {
 		return 0, false, false
 	}
+	return c.credit(sum), sum.appLimited, true
+}
+
+// busySample is sample over as much of the busy time as there is: a longer span
+// averages jitter and bursts of loss out.
+func (c *Controller) busySample(busy time.Duration, short float64) float64 {
+	sum, ok := c.rates.over(min(busy, maxSpan))
+	if !ok || sum.elapsed <= 0 {
+		return short
+	}
+	return c.credit(sum)
+}
+
+// credit is the rate of an interval, with the loss that the path may have by
+// itself counted as sent through it.
+func (c *Controller) credit(sum interval) float64 {
 	delivered, lost := float64(sum.delivered), float64(sum.lost)
 	credit := 0.0
 	if c.loss.known() {
 		credit = min(c.loss.floor+c.loss.sigma(float64(sum.packets)), maxFloor)
 	}
-	return (delivered + min(lost, delivered*credit/(1-credit))) / seconds(sum.elapsed), sum.appLimited, true
+	return (delivered + min(lost, delivered*credit/(1-credit))) / seconds(sum.elapsed)
 }
 
 // loop is the time after which the reports show what a change of rate did.
@@ -146,6 +169,9 @@ func (c *Controller) step(now time.Time, s Sample, dt time.Duration) {
 		c.busySince = time.Time{}
 	}
 	busy := ok && !c.busySince.IsZero() && now.Sub(c.busySince) >= c.rateWindow()
+	if busy {
+		m = c.busySample(now.Sub(c.busySince), m)
+	}
 	if !c.credited && c.loss.known() {
 		c.credited = true
 		if c.state != startup {
@@ -207,7 +233,6 @@ func (c *Controller) stepStartup(now time.Time, m float64, app, ok bool) {
 		c.queueSeen = now
 	} else {
 		c.bw = c.full
-		c.policed = true
 	}
 	c.enter(now, drain)
 }
@@ -299,15 +324,10 @@ func (c *Controller) stepCruise(now time.Time, dt time.Duration, m float64, app,
 		c.track(m, dt, time.Second)
 		c.queueSeen = now
 	}
-	if c.loss.known() && c.loss.excess() && now.Sub(c.cutAt) > c.loop() {
-		c.cutAt = now
-		if ok {
-			c.bw = min(c.bw, m)
-		}
-		c.enter(now, down)
+	if c.judgeLoss(now, m, ok) {
 		return
 	}
-	if c.loss.episodeN > 2000 {
+	if c.loss.packets > 2000 {
 		c.loss.mark()
 	}
 	if now.Sub(c.downAt) > downEvery {
@@ -333,15 +353,32 @@ func (c *Controller) stepCruise(now time.Time, dt time.Duration, m float64, app,
 	}
 }
 
+// judgeLoss looks for loss beyond the path's own. Once may be a burst: it only
+// makes the sender go Down and look again. What comes back is a policer, or a
+// queue too short to see, and what is gross needs no second look.
+func (c *Controller) judgeLoss(now time.Time, m float64, ok bool) bool {
+	excess, gross := c.loss.excess()
+	if !excess || !ok {
+		return false
+	}
+	c.upAt = now
+	if gross || now.Sub(c.suspectAt) < suspectFor {
+		c.policed = true
+		c.suspectAt = time.Time{}
+		c.bw = min(c.bw, m)
+	} else {
+		c.suspectAt = now
+		if c.state == up {
+			c.bw = min(c.bw, max(m, c.upFrom))
+		}
+	}
+	c.enter(now, down)
+	return true
+}
+
 func (c *Controller) stepUp(now time.Time, m float64, app, ok, busy bool) {
 	q := c.queue()
-	if c.loss.known() && c.loss.excess() {
-		c.policed = true
-		c.upAt = now
-		if ok {
-			c.bw = min(c.bw, m)
-		}
-		c.enter(now, down)
+	if c.judgeLoss(now, m, ok) {
 		return
 	}
 	if q > max(c.fromQ, 0)+5*time.Millisecond+c.delay.jitter()/2 {

@@ -27,7 +27,6 @@ type simLink struct {
 	back   float64    // loss of reports
 	police float64    // bits/s; no queue then
 	burst  float64    // bytes of the policer's bucket
-	ackAgg time.Duration
 }
 
 type simEvent struct {
@@ -69,13 +68,12 @@ type sim struct {
 	jitAt   time.Duration
 	lastArr time.Duration
 
-	carried  float64 // bytes that left the bottleneck
-	dropped  float64 // bytes dropped before it
-	offered  float64
-	byFlow   [4]float64
-	qSum     float64 // integral of queueing delay over packets
-	qCount   float64
-	onSecond func()
+	carried float64 // bytes that left the bottleneck
+	dropped float64 // bytes dropped before it
+	offered float64
+	byFlow  [4]float64
+	qSum    float64 // integral of queueing delay over packets
+	qCount  float64
 }
 
 type simPkt struct {
@@ -217,7 +215,6 @@ type bondFlow struct {
 	dark   bool        // outage: nothing passes
 
 	clock  func(time.Duration) time.Duration // receiver's clock
-	got    map[int64]bool
 	rxMax  int64
 	rxPkts int64
 	rxByte int64
@@ -236,7 +233,6 @@ type bondFlow struct {
 	minCap  float64
 	maxPace float64
 	rtt     time.Duration
-	lastTo  time.Duration // when the packet repMax was sent
 	sentAt  map[int64]time.Duration
 	step    time.Duration
 }
@@ -318,7 +314,6 @@ func (f *bondFlow) report() {
 	}
 	fresh := f.fresh
 	f.fresh = false
-	sentBy := f.s.now
 	if f.s.rng.Float64() < f.s.link.back {
 		return
 	}
@@ -338,7 +333,7 @@ func (f *bondFlow) report() {
 			smp.RecvElapsed = last - f.repLast
 		}
 		if at, ok := f.sentAt[top]; ok {
-			f.rtt = f.s.now - at - (sentBy - sentBy)
+			f.rtt = f.s.now - at
 		}
 		smp.RTT = f.rtt
 		total := (top - f.repMax)

@@ -1,0 +1,35 @@
+//go:build !linux
+
+package wan
+
+import "time"
+
+// Emulator is only available on Linux.
+type Emulator struct{}
+
+// NewEmulator returns ErrUnsupported.
+func NewEmulator(uint64, []LinkConfig) (*Emulator, error) { return nil, ErrUnsupported }
+
+// Stats returns nothing.
+func (*Emulator) Stats() []LinkStats { return nil }
+
+// CPU returns 0.
+func (*Emulator) CPU() time.Duration { return 0 }
+
+// SetImpairment returns ErrUnsupported.
+func (*Emulator) SetImpairment(string, Direction, Impairment) error { return ErrUnsupported }
+
+// Darken returns ErrUnsupported.
+func (*Emulator) Darken(string, bool) error { return ErrUnsupported }
+
+// Close does nothing.
+func (*Emulator) Close() error { return nil }
+
+// CreateNamespace returns ErrUnsupported.
+func CreateNamespace(string) error { return ErrUnsupported }
+
+// DeleteNamespace returns ErrUnsupported.
+func DeleteNamespace(string) error { return ErrUnsupported }
+
+// InNamespace returns ErrUnsupported.
+func InNamespace(string, func() error) error { return ErrUnsupported }

@@ -100,6 +100,7 @@ func parseAgent(file string, data []byte) (*Agent, error) {
 	}
 	if a.Name == "" {
 		a.Name = a.Tenant + "-" + a.Site
+		a.Name = a.Name[:min(len(a.Name), maxName)]
 	}
 	return a, nil
 }

@@ -159,6 +159,9 @@ func (p *problems) gateways(n ast.Node) (out []*Gateway) {
 	if p.tooMany(at(n), "gateways", len(es), MaxGateways) {
 		return nil
 	}
+	if len(es) == 0 && len(p.list) == 0 {
+		p.add(at(n), "", "gateways: none, want at least one")
+	}
 	for _, e := range es {
 		g := &Gateway{Name: e.key, at: e.at}
 		what := "gateway " + e.key

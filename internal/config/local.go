@@ -71,11 +71,7 @@ func CheckLocal(n *NodeConfig, local []Interface) error {
 		for _, i := range local {
 			names = append(names, i.Name)
 		}
-		advice := didYouMean(name, names)
-		if advice == "" {
-			advice = "this machine has " + join(names)
-		}
-		errs = append(errs, hint.With(fmt.Errorf("%w: %s: there is no interface %s", ErrLocal, what, name), "%s", advice))
+		errs = append(errs, hint.With(fmt.Errorf("%w: %s: there is no interface %s", ErrLocal, what, name), "this machine has %s", join(names)))
 	}
 	for _, u := range n.Uplinks {
 		ifc := find(u.Interface)

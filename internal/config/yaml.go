@@ -1,6 +1,7 @@
 package config
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"slices"
@@ -42,6 +43,10 @@ func (p *problems) parseYAML(data []byte) (root ast.Node) {
 			at := position{}
 			if t := ye.GetToken(); t != nil && t.Position != nil {
 				at = position{t.Position.Line, t.Position.Column}
+			}
+			if lines := bytes.Split(data, []byte("\n")); at.line >= 1 && at.line <= len(lines) && bytes.HasPrefix(bytes.TrimLeft(lines[at.line-1], " "), []byte("\t")) {
+				p.add(at, "indent with spaces", "a tab")
+				return nil
 			}
 			p.add(at, "", "%s", oneLine(ye.GetMessage()))
 			return nil

@@ -106,3 +106,14 @@ func (l *lossFilter) excess() (significant, gross bool) {
 	sigma := l.sigma(n)
 	return over > lossSigma*sigma, over > max(grossLoss, 2*lossSigma*sigma)
 }
+
+// episode is the share lost since mark.
+func (l *lossFilter) episode() float64 {
+	return float64(l.losses) / float64(max(l.packets, 1))
+}
+
+// accept takes p for the floor, to be refined from here.
+func (l *lossFilter) accept(p float64) {
+	l.floor = min(p, maxFloor)
+	l.floorN = floorKnown
+}

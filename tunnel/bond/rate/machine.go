@@ -47,6 +47,10 @@ const (
 
 	downEvery   = 4 * time.Second // the base is good for 10 s; this sees it twice
 	policeEvery = 5 * time.Second
+	// trialPackets is how many packets a trial of the floor asks for, in at most
+	// maxTrial.
+	trialPackets = 500
+	maxTrial     = 2 * time.Second
 	// suspectFor is how soon loss must recur to be believed.
 	suspectFor = 3 * time.Second
 
@@ -76,11 +80,9 @@ type machine struct {
 	highSince time.Time
 	lowSince  time.Time // Cruise has not kept its queue since
 
-	pulsed bool // Up is past its pulse: there is room
-	upFrom float64
-	upAtN  time.Time
-	before float64 // bw before the present Drain
-
+	pulsed   bool // Up is past its pulse: there is room
+	upFrom   float64
+	upAtN    time.Time
 	credited bool // bw counts the path's own loss
 	// suspectAt is when loss was last over the floor, not yet confirmed.
 	suspectAt time.Time
@@ -89,14 +91,16 @@ type machine struct {
 	ramp      float64 // bytes/s limit after an idle time; 0 is none
 	rampAt    time.Time
 
-	compete bool
-	compAt  time.Time // last evidence of a competitor
-	slots   [2]float64
+	qSlow  float64 // the queue in Cruise, averaged over a second
+	trial  float64 // loss at the last, higher rate tried to learn the floor
+	tryBW  float64 // bw before the first of these trials
+	marked bool    // Down counts loss since its rate shows
+	competition
 }
 
 func (c *Controller) enter(now time.Time, s state) {
 	c.state, c.since, c.settled = s, now, time.Time{}
-	c.fromQ = c.queue()
+	c.fromQ, c.phase, c.marked = c.queue(), 0, false
 	c.loss.mark()
 	switch s {
 	case up:
@@ -127,16 +131,6 @@ func (c *Controller) sample() (rate float64, appLimited, ok bool) {
 		return 0, false, false
 	}
 	return c.credit(sum), sum.appLimited, true
-}
-
-// busySample is sample over as much of the busy time as there is: a longer span
-// averages jitter and bursts of loss out.
-func (c *Controller) busySample(busy time.Duration, short float64) float64 {
-	sum, ok := c.rates.over(min(busy, maxSpan))
-	if !ok || sum.elapsed <= 0 {
-		return short
-	}
-	return c.credit(sum)
 }
 
 // credit is the rate of an interval, with the loss that the path may have by
@@ -170,7 +164,8 @@ func (c *Controller) step(now time.Time, s Sample, dt time.Duration) {
 	}
 	busy := ok && !c.busySince.IsZero() && now.Sub(c.busySince) >= c.rateWindow()
 	if busy {
-		m = c.busySample(now.Sub(c.busySince), m)
+		// A longer span averages jitter and bursts of loss out.
+		m = c.average(min(now.Sub(c.busySince), maxSpan), m)
 	}
 	if !c.credited && c.loss.known() {
 		c.credited = true
@@ -191,9 +186,9 @@ func (c *Controller) step(now time.Time, s Sample, dt time.Duration) {
 	case c.state == startup:
 		c.stepStartup(now, m, app, ok)
 	case c.state == drain:
-		c.stepDrain(now, dt, m, busy)
+		c.stepDrain(now, dt, m, ok, busy)
 	case c.state == down:
-		c.stepDown(now)
+		c.stepDown(now, m, ok)
 	case c.state == refill:
 		if now.Sub(c.since) >= duration(seconds(c.target())/(refillGain-1)) {
 			c.enter(now, cruise)
@@ -232,7 +227,7 @@ func (c *Controller) stepStartup(now time.Time, m float64, app, ok bool) {
 	if queue {
 		c.queueSeen = now
 	} else {
-		c.bw = c.full
+		c.bw = min(c.full, c.average(maxSpan, m))
 	}
 	c.enter(now, drain)
 }
@@ -248,7 +243,7 @@ func (c *Controller) track(m float64, dt, tau time.Duration) {
 
 // stepDrain sends little until what is in flight fits the path, then waits to
 // see the queue gone. A queue that stays is not this sender's.
-func (c *Controller) stepDrain(now time.Time, dt time.Duration, m float64, busy bool) {
+func (c *Controller) stepDrain(now time.Time, dt time.Duration, m float64, ok, busy bool) {
 	if busy && c.delay.sudden() > c.noiseDelay()+10*time.Millisecond+2*c.delay.jitter() {
 		c.track(m, dt, 30*time.Millisecond)
 	}
@@ -262,7 +257,7 @@ func (c *Controller) stepDrain(now time.Time, dt time.Duration, m float64, busy 
 		return
 	}
 	if c.queue() > highQueue+c.delay.jitter() {
-		c.startCompete(now)
+		c.startCompete(now, m, ok)
 		return
 	}
 	c.enter(now, down)
@@ -270,32 +265,71 @@ func (c *Controller) stepDrain(now time.Time, dt time.Duration, m float64, busy 
 
 // stepDown empties the queue, waits for a loop to see it empty, and learns from
 // that: what delay is left is jitter, what loss is left is the path's own.
-func (c *Controller) stepDown(now time.Time) {
+func (c *Controller) stepDown(now time.Time, m float64, ok bool) {
+	if !c.marked && now.Sub(c.since) >= c.roundTrip()+20*time.Millisecond {
+		c.marked = true
+		c.loss.mark()
+	}
 	if c.settled.IsZero() {
 		if now.Sub(c.since) >= c.downTime() {
 			c.settled = now
 		}
 		return
 	}
-	look := c.loop()
-	if !c.loss.known() && now.Sub(c.since) < 3*look {
+	if now.Sub(c.settled) < c.loop() {
 		return
 	}
-	if now.Sub(c.settled) < look {
+	if !c.loss.known() && c.loss.packets < trialPackets && now.Sub(c.since) < maxTrial {
+		return
+	}
+	if c.queue() >= highQueue+c.delay.jitter() {
+		c.enter(now, drain)
+		return
+	}
+	if !c.loss.known() && !c.queueTrusted(now) && !c.tryFloor(now, m, ok) {
 		return
 	}
 	c.downAt = now
-	if over := c.delay.over(); c.queue() < highQueue+c.delay.jitter() {
-		x := min(over, time.Millisecond+5*c.delay.jitter()/2)
-		c.noise += (seconds(x) - c.noise) * 0.4
-		if c.policed {
-			c.enter(now, cruise)
-		} else {
-			c.enter(now, refill)
-		}
-		return
+	x := min(c.delay.over(), time.Millisecond+5*c.delay.jitter()/2)
+	c.noise += (seconds(x) - c.noise) * 0.4
+	if c.policed {
+		c.enter(now, cruise)
+	} else {
+		c.enter(now, refill)
 	}
-	c.enter(now, drain)
+}
+
+// tryFloor learns the floor of a path that has shown no queue. Loss may then be
+// a policer's, who drops all beyond his rate: it is the path's own only if it
+// was there at a lower rate already found to pass.
+func (c *Controller) tryFloor(now time.Time, m float64, ok bool) bool {
+	l := c.loss.episode()
+	if c.trial == 0 {
+		c.tryBW = c.bw
+	}
+	switch {
+	case l < lossMargin:
+	case c.trial > 0 && l > c.trial/2:
+		// No less at the lower rate: take the rate back as well.
+		if l > c.trial*3/4 {
+			c.bw = c.tryBW
+		}
+	default:
+		c.trial = l
+		if ok {
+			c.bw = min(c.bw, c.average(maxSpan/2, m))
+		}
+		c.enter(now, down)
+		return false
+	}
+	c.trial = 0
+	c.loss.accept(l)
+	return true
+}
+
+// queueTrusted tells whether sending too much has lately shown as a queue.
+func (c *Controller) queueTrusted(now time.Time) bool {
+	return !c.policed && !c.queueSeen.IsZero() && now.Sub(c.queueSeen) < 15*time.Second
 }
 
 // downTime is how long Down sends at downGain to take away the queue it found.
@@ -322,6 +356,9 @@ func (c *Controller) stepCruise(now time.Time, dt time.Duration, m float64, app,
 	}
 	if busy && !app {
 		c.track(m, dt, time.Second)
+	}
+	c.qSlow += (seconds(q) - c.qSlow) * min(1, seconds(dt))
+	if c.qSlow > seconds(c.target())/2 {
 		c.queueSeen = now
 	}
 	if c.judgeLoss(now, m, ok) {
@@ -364,7 +401,7 @@ func (c *Controller) judgeLoss(now time.Time, m float64, ok bool) bool {
 	c.upAt = now
 	if gross || now.Sub(c.suspectAt) < suspectFor {
 		c.policed = true
-		c.suspectAt = time.Time{}
+		c.suspectAt, c.queueSeen = time.Time{}, time.Time{}
 		c.bw = min(c.bw, m)
 	} else {
 		c.suspectAt = now
@@ -433,15 +470,18 @@ func (c *Controller) floorEligible(now time.Time, s Sample) bool {
 	}
 	switch c.state {
 	case down:
-		return now.Sub(c.since) > c.roundTrip()+20*time.Millisecond
+		return c.marked && (c.loss.known() || c.queueTrusted(now))
 	case cruise:
-		return !c.policed && now.Sub(c.queueSeen) < 10*time.Second || s.AppLimited
+		return c.queueTrusted(now) || s.AppLimited && c.loss.known()
 	}
 	return false
 }
 
 func (c *Controller) pacing() float64 {
 	r := c.bw
+	if c.compete {
+		return r * c.competePacing()
+	}
 	switch c.state {
 	case startup:
 		r *= startupGain
@@ -452,7 +492,7 @@ func (c *Controller) pacing() float64 {
 			r *= settleGain
 		}
 	case down:
-		if c.settled.IsZero() || !c.loss.known() || c.policed || c.compete {
+		if c.settled.IsZero() || !c.loss.known() || c.policed {
 			r *= downGain
 		} else {
 			r *= settleGain
@@ -460,9 +500,7 @@ func (c *Controller) pacing() float64 {
 	case refill:
 		r *= refillGain
 	case cruise:
-		if !c.compete {
-			r *= c.cruiseGain()
-		}
+		r *= c.cruiseGain()
 	case up:
 		switch {
 		case c.policed:
@@ -492,6 +530,9 @@ func (c *Controller) inflightCap() float64 {
 	bdp := c.bw * seconds(c.roundTrip())
 	// What a report interval, a lost report and jitter leave unacknowledged.
 	slack := c.bw * (0.04 + 2*seconds(c.delay.jitter()))
+	if c.compete {
+		return 2*bdp + slack
+	}
 	switch c.state {
 	case startup:
 		return 3*bdp + slack
@@ -501,9 +542,6 @@ func (c *Controller) inflightCap() float64 {
 		return 1.5*bdp + slack
 	case probeRTT:
 		return bdp/2 + slack
-	}
-	if c.compete {
-		return 2*bdp + slack
 	}
 	return 1.25*bdp + slack
 }

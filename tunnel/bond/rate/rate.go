@@ -83,14 +83,15 @@ type Sample struct {
 type Controller struct {
 	cfg Config
 
-	rates  sampler
-	delay  delayFilter
-	loss   lossFilter
-	rtt    time.Duration // shortest recent round trip
-	rttAt  time.Time
-	last   time.Time // last report
-	sent   time.Time // last OnSend
-	inited bool
+	rates   sampler
+	delay   delayFilter
+	loss    lossFilter
+	rtt     time.Duration // shortest recent round trip
+	lastRTT time.Duration
+	rttAt   time.Time
+	last    time.Time // last report
+	sent    time.Time // last OnSend
+	inited  bool
 
 	inflight int64
 	bw       float64 // bottleneck rate in sent terms, bytes/s
@@ -154,6 +155,7 @@ func (c *Controller) updateRTT(now time.Time, rtt time.Duration) {
 	if rtt <= 0 {
 		return
 	}
+	c.lastRTT = rtt
 	if c.rtt == 0 || rtt <= c.rtt || now.Sub(c.rttAt) > rttWindow {
 		c.rtt, c.rttAt = rtt, now
 	}

@@ -1,0 +1,162 @@
+package rate
+
+import (
+	"testing"
+	"time"
+)
+
+const sec = time.Second
+
+// queueBack is how long after from the queue is first below limit for 200 ms.
+func queueBack(s *sim, from time.Duration, limit time.Duration, until time.Duration) time.Duration {
+	var lowFrom time.Duration = -1
+	for s.now < until {
+		s.run(s.now + 10*ms)
+		if s.queueDelay() > limit {
+			lowFrom = -1
+		} else if lowFrom < 0 {
+			lowFrom = s.now
+		} else if s.now-lowFrom > 500*ms {
+			return lowFrom - from
+		}
+	}
+	return until - from
+}
+
+var dynLinks = []struct {
+	name string
+	link simLink
+}{
+	{"clean", simLink{rate: 50e6, queue: 100 * ms, delay: 90 * ms}},
+	{"typical", simLink{rate: 50e6, queue: 100 * ms, delay: 80 * ms, jitter: 5 * ms, loss: 0.02, ge: [3]float64{.003, .15, .3}, back: .04}},
+	{"heavy", simLink{rate: 50e6, queue: 60 * ms, delay: 80 * ms, jitter: 10 * ms, loss: 0.10, back: .1}},
+}
+
+func TestRateFalls(t *testing.T) {
+	for _, tc := range dynLinks {
+		t.Run(tc.name, func(t *testing.T) {
+			for _, seed := range seeds(t, 3) {
+				s := newSim(t, seed, tc.link)
+				f := newBondFlow(s, Config{})
+				f.start()
+				trace(s, f, 100*ms)
+				s.run(10 * sec)
+				full := tc.link.rate
+				s.link.rate = full / 3
+				s.link.queue *= 3 // the buffer's bytes stay
+				back := queueBack(s, 10*sec, 20*ms, 20*sec)
+				s.run(15 * sec)
+				m := s.meter()
+				s.run(20 * sec)
+				low, q := m.util(full/3), m.queue()
+				s.link.rate, s.link.queue = full, tc.link.queue
+				up := time.Duration(-1)
+				for s.now < 32*sec && up < 0 {
+					m := s.meter()
+					s.run(s.now + 250*ms)
+					if m.util(full) > 0.9 {
+						up = s.now - 20*sec
+					}
+				}
+				m = s.meter()
+				s.run(s.now + 5*sec)
+				t.Logf("seed %d: queue back after %v, util at a third %.3f queue %v, 90 %% again after %v, then %.3f", seed, back, low, q.Round(100*time.Microsecond), up, m.util(full))
+			}
+		})
+	}
+}
+
+func TestDelayStep(t *testing.T) {
+	for _, tc := range dynLinks {
+		t.Run(tc.name, func(t *testing.T) {
+			for _, seed := range seeds(t, 2) {
+				s := newSim(t, seed, tc.link)
+				f := newBondFlow(s, Config{})
+				f.start()
+				trace(s, f, 100*ms)
+				s.run(10 * sec)
+				b0 := f.c.BaseOWD()
+				s.link.delay += 40 * ms
+				var adopted time.Duration
+				least := 1.0
+				for s.now < 30*sec {
+					m := s.meter()
+					s.run(s.now + sec)
+					least = min(least, m.util(s.link.rate))
+					if adopted == 0 && f.c.BaseOWD()-b0 > 30*ms {
+						adopted = s.now - 10*sec
+					}
+				}
+				m := s.meter()
+				s.run(35 * sec)
+				after, q := m.util(s.link.rate), m.queue()
+				s.link.delay -= 40 * ms
+				m = s.meter()
+				s.run(40 * sec)
+				t.Logf("seed %d: adopted after %v, least second %.3f, then %.3f queue %v; step down %.3f", seed, adopted, least, after, q, m.util(s.link.rate))
+			}
+		})
+	}
+}
+
+func TestPolicer(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		link simLink
+	}{
+		{"clean", simLink{rate: 1e9, queue: 100 * ms, delay: 90 * ms, police: 50e6, burst: 100e3}},
+		{"small bucket", simLink{rate: 1e9, queue: 100 * ms, delay: 90 * ms, police: 20e6, burst: 20e3}},
+		{"big bucket", simLink{rate: 1e9, queue: 100 * ms, delay: 90 * ms, police: 50e6, burst: 1e6}},
+		{"lossy", simLink{rate: 1e9, queue: 100 * ms, delay: 90 * ms, police: 50e6, burst: 100e3, loss: 0.03, jitter: 5 * ms}},
+		{"bursty", simLink{rate: 1e9, queue: 100 * ms, delay: 90 * ms, police: 50e6, burst: 100e3, loss: 0.02, ge: [3]float64{.003, .15, .3}, jitter: 5 * ms}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			for _, seed := range seeds(t, 2) {
+				s := newSim(t, seed, tc.link)
+				f := newBondFlow(s, Config{})
+				f.start()
+				trace(s, f, 100*ms)
+				s.run(8 * sec)
+				m := s.meter()
+				s.run(40 * sec)
+				t.Logf("seed %d: util %.3f, extra loss %.4f, floor %.3f of %.3f", seed, m.util(s.link.police), m.lost(), f.c.LossFloor(), tc.link.meanLoss())
+			}
+		})
+	}
+}
+
+func TestFairness(t *testing.T) {
+	clean := simLink{rate: 50e6, queue: 100 * ms, delay: 90 * ms}
+	for _, tc := range []struct {
+		name  string
+		rival func() tcpControl
+		first time.Duration // head start of the bond; negative: of the rival
+	}{
+		{"cubic together", func() tcpControl { return newCubic() }, 0},
+		{"cubic later", func() tcpControl { return newCubic() }, 10 * sec},
+		{"cubic first", func() tcpControl { return newCubic() }, -10 * sec},
+		{"bbr together", func() tcpControl { return newBBR() }, 0},
+		{"bbr later", func() tcpControl { return newBBR() }, 10 * sec},
+		{"bbr first", func() tcpControl { return newBBR() }, -10 * sec},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			for _, seed := range seeds(t, 1) {
+				s := newSim(t, seed, clean)
+				f := newBondFlow(s, Config{})
+				r := newTCP(s, 1, tc.rival())
+				s.at(max(-tc.first, 0), f.start)
+				s.at(max(tc.first, 0), r.start)
+				trace(s, f, 250*ms)
+				s.run(max(tc.first, -tc.first))
+				m := s.meter()
+				s.run(s.now + 60*sec)
+				util, share, q := m.util(50e6), m.share(0), m.queue()
+				r.stop = true
+				s.run(s.now + 5*sec)
+				m2 := s.meter()
+				s.run(s.now + 10*sec)
+				t.Logf("seed %d: share %.3f of %.3f used, queue %v; 5 s after the rival left: %.3f, queue %v", seed, share, util, q.Round(ms), m2.util(50e6), m2.queue().Round(ms))
+			}
+		})
+	}
+}

@@ -1,0 +1,175 @@
+package tunnel
+
+import (
+	"cmp"
+	"slices"
+	"time"
+)
+
+const (
+	// stallAfter is how long a receiver must stand still before the bytes that wait for it count as stalled.
+	stallAfter = time.Second
+	// idleTicks in a row without a byte of a flow make a lane, or all bulk lanes, idle enough to be filled.
+	idleTicks = 2
+)
+
+// manage looks after the session's lanes: it fills idle ones, replaces those whose window is lost, closes drained ones,
+// and sheds stalled flows.
+func (s *session) manage() {
+	type activity struct {
+		sent  uint64
+		quiet int // ticks
+	}
+	seen := map[*lane]*activity{}
+	tick := time.NewTicker(manageInterval)
+	defer tick.Stop()
+	// A new lane is filled at once, later only after it was idle for a while.
+	for {
+		s.mu.Lock()
+		lanes, change := slices.Clone(s.lanes), s.change
+		s.mu.Unlock()
+		quietBulk := true
+		for _, l := range lanes {
+			a := seen[l]
+			if a == nil {
+				a = &activity{quiet: idleTicks}
+				seen[l] = a
+			}
+			if l.class == Bulk && a.quiet < idleTicks {
+				quietBulk = false
+			}
+		}
+		var next *lane
+		for _, l := range lanes {
+			if a := seen[l]; !l.draining.Load() && l.alive() && a.quiet >= idleTicks && (l.class != Bulk || quietBulk) &&
+				l.warm.attempts.Load() < warmAttempts && l.warm.cold() && (next == nil || l.class < next.class) {
+				next = l
+			}
+		}
+		if next != nil && s.warming.CompareAndSwap(nil, next) { // one at a time: two would share the bond
+			s.wg.Go(func() {
+				next.warm.fill()
+				s.warming.Store(nil)
+				select {
+				case s.warmed <- struct{}{}:
+				default:
+				}
+			})
+		}
+		select {
+		case <-s.ctx.Done():
+			return
+		case <-change:
+			continue
+		case <-s.warmed:
+			continue
+		case <-tick.C:
+		}
+		for _, l := range lanes {
+			a := seen[l]
+			if n := l.sent.Load(); n != a.sent {
+				a.sent, a.quiet = n, 0
+			} else {
+				a.quiet++
+			}
+			s.checkLane(l)
+		}
+		for l := range seen {
+			if !slices.Contains(lanes, l) {
+				delete(seen, l)
+			}
+		}
+		s.shed()
+	}
+}
+
+// checkLane replaces a lane whose window is lost, and closes one that is drained.
+func (s *session) checkLane(l *lane) {
+	now := time.Now()
+	if l.draining.Load() {
+		switch {
+		case l.refs.Load() > 0:
+			l.drained = time.Time{}
+		case l.drained.IsZero():
+			l.drained = now
+		case s.s.Initiator() && now.Sub(l.drained) >= drainGrace:
+			s.wg.Go(func() { l.close(closeDone, "drained") })
+		}
+		return
+	}
+	if l.class != Bulk || !l.alive() {
+		return
+	}
+	// What the bond can carry, or what a lane can at most; three quarters, as the estimate moves.
+	want := min(s.bdp(), uint64(quicMaxWindow*l.l.MaxPacketSize())*3/4) * 3 / 4
+	st := l.conn.ConnectionStats()
+	// Without loss the window is still growing, as fast as a new lane's would: nothing to gain.
+	if want == 0 || st.CongestionWindow >= want || st.PacketsLost == 0 || l.warm.running.Load() {
+		l.low = 0
+		return
+	}
+	if l.low++; l.low < lowTicks || now.Sub(s.lastReplaced) < replaceInterval {
+		return
+	}
+	s.lastReplaced = now
+	s.node.stats.replaced.Add(1)
+	s.node.log.Info("lane replaced", "peer", s.peer.name, "class", l.class, "window", st.CongestionWindow, "needed", want)
+	s.drain(l)
+	if str, err := l.conn.OpenUniStream(); err == nil { // fails only with the lane
+		_, _ = str.Write([]byte{uniDrain})
+		_ = str.Close()
+	}
+}
+
+// drain stops new flows on the lane. The initiator opens its successor at once.
+func (s *session) drain(l *lane) {
+	if l.draining.Swap(true) {
+		return
+	}
+	l.warm.stop()
+	s.mu.Lock()
+	s.changed()
+	s.mu.Unlock()
+}
+
+// shed enforces the buffer budget against receivers that stand still. QUIC cannot take back a window it has given, and
+// a connection whose window is full of bytes nobody reads stops for all its flows. So when stalled flows may hold more
+// than half of a lane's window, or all sessions' together half of the node's budget, those that have stood still
+// longest are reset.
+func (s *session) shed() {
+	type stalled struct {
+		h     *recvHalf
+		lane  *lane
+		since int64
+		held  int64
+	}
+	var all []stalled
+	limit := time.Now().Add(-stallAfter).UnixNano()
+	s.mu.Lock()
+	for _, h := range s.flows {
+		if t := h.blocked.Load(); t != 0 && t < limit {
+			if l, n := h.held(); l != nil {
+				all = append(all, stalled{h, l, t, n})
+			}
+		}
+	}
+	s.mu.Unlock()
+	var sum int64
+	per := map[*lane]int64{}
+	for _, f := range all {
+		sum += f.held
+		per[f.lane] += f.held
+	}
+	node := s.node.stats.stalled.Add(sum - s.stalled)
+	s.stalled = sum
+	slices.SortFunc(all, func(a, b stalled) int { return cmp.Compare(a.since, b.since) })
+	for _, f := range all {
+		if per[f.lane] <= f.lane.window.Load()/2 && node <= s.node.budget.limit/2 {
+			continue
+		}
+		per[f.lane] -= f.held
+		node -= f.held
+		s.node.stats.shed.Add(1)
+		f.h.abort(CodeStalled)
+	}
+}

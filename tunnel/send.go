@@ -1,0 +1,195 @@
+package tunnel
+
+import (
+	"encoding/binary"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/quic-go/quic-go"
+)
+
+// resetWait is how long a reset may wait behind data before it overtakes and discards them.
+const resetWait = 2 * time.Second
+
+// sendStream is the sending side of *quic.Stream and *quic.SendStream.
+type sendStream interface {
+	Write([]byte) (int, error)
+	Close() error
+	CancelWrite(quic.StreamErrorCode)
+	SetWriteDeadline(time.Time) error
+}
+
+// sendHalf is one direction of a flow on its way to the next hop. One goroutine writes; cancel may be called by any.
+type sendHalf struct {
+	ses    *session
+	id     uint64
+	dir    direction
+	prefix []byte // flow header, to go out with the first frame
+	sent   int64  // bytes of data frames
+	moveAt int64  // move to a bulk lane from so many bytes on; negative: never
+
+	total atomic.Int64 // sent, for statistics
+
+	mu   sync.Mutex
+	cur  sendStream
+	lane *lane
+	dead Code // set by cancel
+	done bool // FIN sent or cancelled: nothing more to come
+}
+
+func newSendHalf(s *session, l *lane, str sendStream, id uint64, dir direction, moveAt int64) *sendHalf {
+	l.load.Add(1)
+	l.refs.Add(1)
+	return &sendHalf{ses: s, id: id, dir: dir, cur: str, lane: l, moveAt: moveAt}
+}
+
+// frame sends the n bytes of payload at buf[off:] as one frame. The frameHeader bytes before off, and before the first
+// frame as many as the flow header takes, are overwritten.
+func (s *sendHalf) frame(k frameKind, buf []byte, off, n int) error {
+	off -= frameHeader
+	putFrameHeader(buf[off:], k, n)
+	return s.batch(buf, off, off+frameHeader+n, true)
+}
+
+// batch sends buf[from:to], whole frames of data kinds or a part of one; boundary says that it ends with a frame.
+func (s *sendHalf) batch(buf []byte, from, to int, boundary bool) error {
+	if p := s.prefix; p != nil {
+		from -= len(p)
+		copy(buf[from:], p)
+		s.prefix = nil
+	}
+	if err := s.write(buf[from:to]); err != nil {
+		return err
+	}
+	s.sent += int64(to - from)
+	s.total.Store(s.sent)
+	if boundary && s.wantsMove() {
+		return s.move()
+	}
+	return nil
+}
+
+// flush sends the flow header if it is still waiting for a first frame.
+func (s *sendHalf) flush() error {
+	p := s.prefix
+	if p == nil {
+		return nil
+	}
+	s.prefix = nil
+	return s.write(p)
+}
+
+func (s *sendHalf) write(b []byte) error {
+	s.lane.use(len(b))
+	_, err := s.cur.Write(b) // cur changes only in move, by this goroutine
+	if err != nil {
+		return streamErr(err)
+	}
+	return nil
+}
+
+// control sends a frame that is not data, and closes the stream after it.
+func (s *sendHalf) control(k frameKind, payload ...byte) error {
+	b := make([]byte, 0, len(s.prefix)+frameHeader+2)
+	b = append(b, s.prefix...)
+	s.prefix = nil
+	b = binary.BigEndian.AppendUint32(b, uint32(k)<<24|uint32(len(payload)))
+	b = append(b, payload...)
+	if err := s.write(b); err != nil {
+		return err
+	}
+	return s.cur.Close()
+}
+
+// mark sends a data frame without payload.
+func (s *sendHalf) mark(k frameKind) error {
+	var b [bufRoom]byte
+	return s.frame(k, b[:], len(b), 0)
+}
+
+func (s *sendHalf) wantsMove() bool { return s.moveAt >= 0 && s.sent >= s.moveAt }
+
+// move continues the direction in a stream of a bulk lane. Without a bulk lane it stays where it is, and tries later.
+func (s *sendHalf) move() error {
+	l, str := s.ses.openContinuation(s.id, s.dir)
+	if str == nil {
+		s.moveAt = s.sent + max(s.ses.node.cfg.ElephantBytes, 1)
+		return nil
+	}
+	if err := s.control(frameMoved); err != nil {
+		str.CancelWrite(quic.StreamErrorCode(codeOf(err)))
+		l.release()
+		return err
+	}
+	s.moveAt = -1
+	s.mu.Lock()
+	old := s.lane
+	s.cur, s.lane = str, l
+	dead := s.dead
+	s.mu.Unlock()
+	old.release()
+	s.ses.node.stats.moved.Add(1)
+	if dead != 0 {
+		str.CancelWrite(quic.StreamErrorCode(dead))
+		return &ResetError{Code: dead}
+	}
+	return nil
+}
+
+// eof ends the direction in order.
+func (s *sendHalf) eof() error {
+	err := s.control(frameEOF)
+	s.finish()
+	return err
+}
+
+// reset breaks the direction after what was sent before it, or without it if that does not move.
+func (s *sendHalf) reset(c Code) {
+	if s.finished() {
+		return
+	}
+	_ = s.cur.SetWriteDeadline(time.Now().Add(resetWait)) // never fails
+	if err := s.control(frameReset, byte(c>>8), byte(c)); err != nil {
+		s.cancel(c)
+		return
+	}
+	s.finish()
+}
+
+func (s *sendHalf) finished() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.done
+}
+
+// finish marks the direction as complete. It returns false if it was already.
+func (s *sendHalf) finish() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.done {
+		return false
+	}
+	s.done = true
+	s.lane.release()
+	return true
+}
+
+// cancel breaks the direction at once and makes a blocked write return. After the end it does nothing.
+func (s *sendHalf) cancel(c Code) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.done {
+		return
+	}
+	s.done, s.dead = true, c
+	s.cur.CancelWrite(quic.StreamErrorCode(c))
+	s.lane.release()
+}
+
+// stopped reports whether err says that the other end takes no more data, while the flow's other direction may go on.
+func stopped(err error) bool {
+	var re *ResetError
+	return errors.As(err, &re) && re.Remote && re.Code != CodeStalled
+}

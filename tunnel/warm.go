@@ -1,0 +1,135 @@
+package tunnel
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/quic-go/quic-go"
+)
+
+// Warm-up. quic-go grows its congestion window only while the window is what limits the sender, so a lane that carried
+// nothing yet starts its first elephant at 32 packets a round trip. While a lane is idle, each side fills it with
+// streams of lowest priority whose bytes the other side throws away, until the window is what the bond needs.
+const (
+	// warmFactor times the bond's delay-bandwidth product is where filling a bulk lane stops.
+	warmFactor = 2
+	// warmInteractive is where it stops on an interactive lane.
+	warmInteractive = 2 << 20
+	// warmFloor is the least a bulk lane is warmed to: an early estimate of the capacity may be far too low.
+	warmFloor = 1 << 20
+	// warmTime and warmBytes bound one attempt, warmAttempts the attempts on a lane.
+	warmTime     = 8 * time.Second
+	warmBytes    = 96 << 20
+	warmAttempts = 6
+	// warmPoll is how often a filler looks at the window.
+	warmPoll = 20 * time.Millisecond
+	// warmUrgency is quic-go's last: filler goes out only when the connection has nothing else.
+	warmUrgency = 7
+)
+
+// warmer fills one lane. The session's manager runs fill; stop may be called by any goroutine.
+type warmer struct {
+	l        *lane
+	running  atomic.Bool
+	attempts atomic.Int32 // that no flow interrupted
+	filled   atomic.Int64
+
+	mu   sync.Mutex
+	strs []*quic.SendStream
+	quit chan struct{}
+}
+
+func (w *warmer) init(l *lane) { w.l = l }
+
+// target is the congestion window that is enough for the lane, in bytes.
+func (w *warmer) target() uint64 {
+	most := uint64(quicMaxWindow * w.l.l.MaxPacketSize() * 9 / 10)
+	if w.l.class != Bulk {
+		return min(warmInteractive, most)
+	}
+	return min(max(warmFactor*w.l.ses.bdp(), warmFloor), most)
+}
+
+func (w *warmer) cold() bool { return w.l.conn.ConnectionStats().CongestionWindow < w.target() }
+
+// fill sends filler until the window is large enough, the bounds are reached or stop is called.
+func (w *warmer) fill() {
+	w.mu.Lock()
+	if !w.l.alive() || w.running.Load() {
+		w.mu.Unlock()
+		return
+	}
+	w.quit = make(chan struct{})
+	quit := w.quit
+	// One stream has at most one stream window on the way, and the congestion window grows to twice that.
+	n := 1
+	if w.l.class != Bulk {
+		n = warmInteractive/interactiveWindow + 1
+	}
+	for range n {
+		str, err := w.l.conn.OpenUniStream()
+		if err != nil {
+			break
+		}
+		str.SetPriority(warmUrgency, true)
+		w.strs = append(w.strs, str)
+	}
+	strs := w.strs
+	w.running.Store(true)
+	w.mu.Unlock()
+
+	var wg sync.WaitGroup
+	var sent atomic.Int64
+	for _, str := range strs {
+		wg.Go(func() {
+			if _, err := str.Write([]byte{uniWarm}); err != nil {
+				return
+			}
+			for sent.Load() < warmBytes {
+				n, err := str.Write(filler[:])
+				sent.Add(int64(n))
+				w.filled.Add(int64(n))
+				if err != nil {
+					return
+				}
+			}
+		})
+	}
+	tick := time.NewTicker(warmPoll)
+	defer tick.Stop()
+	limit := time.NewTimer(warmTime)
+	defer limit.Stop()
+	for done := false; !done; {
+		select {
+		case <-tick.C:
+			done = !w.cold() || sent.Load() >= warmBytes || !w.l.alive()
+		case <-limit.C:
+			done = true
+		case <-quit:
+			wg.Wait()
+			return
+		}
+	}
+	w.attempts.Add(1)
+	w.stop()
+	wg.Wait()
+}
+
+// filler is what warm streams carry. QUIC encrypts it, so its content does not matter.
+var filler [32 << 10]byte
+
+// stop ends the filling at once; unsent filler is dropped, lost filler not sent again.
+func (w *warmer) stop() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.running.Load() {
+		return
+	}
+	w.running.Store(false)
+	close(w.quit)
+	for _, str := range w.strs {
+		str.CancelWrite(quic.StreamErrorCode(CodeNotRead))
+	}
+	w.strs = nil
+}

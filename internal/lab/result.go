@@ -45,6 +45,8 @@ type Result struct {
 
 	CPUSeconds map[string]float64 `json:"cpu_seconds"` // user and system time of each process during the run
 	Errors     []string           `json:"errors"`
+	// Warnings are about the machine, not the tunnel: frames that the emulator read too late.
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 // PathResult is one carrier during a run, both directions added up, as the emulator counted them.
@@ -199,6 +201,9 @@ func (r *Result) WriteTable(w io.Writer) error {
 	row("sha-256 ok", "%s", sum)
 	for _, e := range r.Errors {
 		row("error", "%s", e)
+	}
+	for _, e := range r.Warnings {
+		row("warning", "%s", e)
 	}
 	if err := t.Flush(); err != nil {
 		return err

@@ -180,7 +180,9 @@ func TestBulkNoticesFaults(t *testing.T) {
 		},
 		{
 			"an early end", func([]byte) (int, error) { return 0, io.EOF },
-			func(r BulkResult) bool { return len(r.Errors) == 1 && strings.Contains(r.Errors[0], "after 5000 bytes: EOF") },
+			func(r BulkResult) bool {
+				return len(r.Errors) == 1 && strings.Contains(r.Errors[0], "after 5000 bytes: EOF")
+			},
 		},
 		{
 			"a stall", func([]byte) (int, error) { time.Sleep(400 * time.Millisecond); return 0, os.ErrDeadlineExceeded },

@@ -1,0 +1,219 @@
+package lab
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/landbridge/landbridge/bench/wan"
+)
+
+// The emulated links run in a process of their own, which answers one JSON object a line on a unix socket. The socket
+// lies in the state directory, which only its owner can enter.
+
+// linksSpec is what the emulator process is started with.
+type linksSpec struct {
+	Seed  uint64           `json:"seed"`
+	Links []wan.LinkConfig `json:"links"`
+}
+
+// emulatorRequest asks for counters, or darkens a link first.
+type emulatorRequest struct {
+	Darken string `json:"darken,omitempty"` // link
+	Off    bool   `json:"off,omitempty"`
+}
+
+type emulatorReply struct {
+	Error string          `json:"error,omitempty"`
+	Links []wan.LinkStats `json:"links"`
+}
+
+// maxEmulatorLine bounds a request: they are a few dozen bytes.
+const maxEmulatorLine = 4096
+
+// Emulate is the emulator process: it runs the links of the spec file and answers on the socket until ctx ends.
+func Emulate(ctx context.Context, specPath, socket string) error {
+	text, err := os.ReadFile(specPath)
+	if err != nil {
+		return fmt.Errorf("emulator: %w", err)
+	}
+	var spec linksSpec
+	if err := json.Unmarshal(text, &spec); err != nil {
+		return fmt.Errorf("emulator: %s: %w", specPath, err)
+	}
+	em, err := wan.NewEmulator(spec.Seed, spec.Links)
+	if err != nil {
+		return fmt.Errorf("emulator: %w", err)
+	}
+	defer em.Close()
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		return fmt.Errorf("emulator: %w", err)
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	stop := context.AfterFunc(ctx, func() { l.Close() })
+	defer stop()
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return fmt.Errorf("emulator: %w", err)
+		}
+		wg.Go(func() {
+			defer c.Close()
+			stop := context.AfterFunc(ctx, func() { c.Close() })
+			defer stop()
+			answer(em, c)
+		})
+	}
+}
+
+func answer(em *wan.Emulator, c net.Conn) {
+	in := bufio.NewScanner(c)
+	in.Buffer(make([]byte, 0, maxEmulatorLine), maxEmulatorLine)
+	out := json.NewEncoder(c)
+	for in.Scan() {
+		var req emulatorRequest
+		var rep emulatorReply
+		err := json.Unmarshal(in.Bytes(), &req)
+		if err == nil && req.Darken != "" {
+			err = em.Darken(req.Darken, req.Off)
+		}
+		if err != nil {
+			rep.Error = err.Error()
+		}
+		rep.Links = em.Stats()
+		if out.Encode(&rep) != nil {
+			return
+		}
+	}
+}
+
+// emulatorClient talks to the emulator process. Safe for concurrent use.
+type emulatorClient struct {
+	mu   sync.Mutex
+	conn net.Conn
+	in   *json.Decoder
+}
+
+// emulatorTimeout bounds one exchange: the emulator answers between two passes of its loop.
+const emulatorTimeout = 5 * time.Second
+
+func dialEmulator(socket string) (*emulatorClient, error) {
+	c, err := net.DialTimeout("unix", socket, emulatorTimeout)
+	if err != nil {
+		return nil, fmt.Errorf("emulator: %w", err)
+	}
+	return &emulatorClient{conn: c, in: json.NewDecoder(c)}, nil
+}
+
+func (e *emulatorClient) Close() error { return e.conn.Close() }
+
+func (e *emulatorClient) ask(req emulatorRequest) ([]wan.LinkStats, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err := e.conn.SetDeadline(time.Now().Add(emulatorTimeout)); err != nil {
+		return nil, fmt.Errorf("emulator: %w", err)
+	}
+	if err := json.NewEncoder(e.conn).Encode(req); err != nil {
+		return nil, fmt.Errorf("emulator: %w", err)
+	}
+	var rep emulatorReply
+	if err := e.in.Decode(&rep); err != nil {
+		return nil, fmt.Errorf("emulator: %w", err)
+	}
+	if rep.Error != "" {
+		return nil, errors.New("emulator: " + rep.Error)
+	}
+	return rep.Links, nil
+}
+
+// Stats returns the counters of all links.
+func (e *emulatorClient) Stats() ([]wan.LinkStats, error) { return e.ask(emulatorRequest{}) }
+
+// Darken switches a link off (true) or on.
+func (e *emulatorClient) Darken(link string, off bool) error {
+	_, err := e.ask(emulatorRequest{Darken: link, Off: off})
+	return err
+}
+
+// pathResults turns counters taken before and after a run into the result's paths: border links only.
+func pathResults(before, after []wan.LinkStats, border []string) map[string]PathResult {
+	start := make(map[string]wan.LinkStats)
+	for _, l := range before {
+		start[l.Name] = l
+	}
+	out := make(map[string]PathResult)
+	for _, name := range border {
+		out[name] = PathResult{}
+	}
+	for _, l := range after {
+		p, ok := out[l.Name]
+		if !ok {
+			continue
+		}
+		b := start[l.Name]
+		for _, w := range [][2]wan.WayStats{{b.AtoB, l.AtoB}, {b.BtoA, l.BtoA}} {
+			p.Sent += w[1].Sent - w[0].Sent
+			p.SentBytes += w[1].SentBytes - w[0].SentBytes
+			p.Lost += w[1].Lost + w[1].Outage + w[1].Overflow - w[0].Lost - w[0].Outage - w[0].Overflow
+			p.QueueDrops += w[1].QueueDrops - w[0].QueueDrops
+		}
+		out[l.Name] = p
+	}
+	return out
+}
+
+// overloads says which devices lost frames because the machine was too busy to read them: such a run measures the
+// machine, not the tunnel.
+func overloads(before, after []wan.LinkStats) []string {
+	start := make(map[string]uint64)
+	for _, l := range before {
+		start[l.Name] = l.AtoB.DeviceDrops + l.BtoA.DeviceDrops
+	}
+	var out []string
+	for _, l := range after {
+		if n := l.AtoB.DeviceDrops + l.BtoA.DeviceDrops - start[l.Name]; n > 0 {
+			out = append(out, fmt.Sprintf("%s: %d frames dropped by the device", l.Name, n))
+		}
+	}
+	return out
+}
+
+// carrierCounts turns counters into a trace's, in the direction of the payload (B to A is a download). The model
+// counts delivered frames; their bytes follow from the mean size of those sent.
+func carrierCounts(stats []wan.LinkStats, links []wan.Carrier, upload bool) map[string]CarrierCount {
+	out := make(map[string]CarrierCount, len(links))
+	for _, l := range links {
+		for _, s := range stats {
+			if s.Name != l.Name {
+				continue
+			}
+			w := s.BtoA
+			if upload {
+				w = s.AtoB
+			}
+			if w.Sent == 0 {
+				out[l.Name] = CarrierCount{}
+				continue
+			}
+			mean := float64(w.SentBytes) / float64(w.Sent)
+			c := CarrierCount{DeliveredBytes: uint64(float64(w.Delivered) * mean)}
+			if l.Impairment.Rate > 0 {
+				flying := time.Duration(float64(w.InFlight) * mean * 8 / float64(l.Impairment.Rate) * float64(time.Second))
+				c.Queue = max(0, flying-l.Impairment.Delay)
+			}
+			out[l.Name] = c
+		}
+	}
+	return out
+}

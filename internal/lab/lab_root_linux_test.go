@@ -1,0 +1,107 @@
+package lab
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// TestMain lets the test binary be the emulator process, as bin/landbridge is.
+func TestMain(m *testing.M) {
+	if len(os.Args) == 7 && os.Args[1] == "lab" && os.Args[2] == "emulate" {
+		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+		defer stop()
+		if err := Emulate(ctx, os.Args[4], os.Args[6]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
+
+func requireRoot(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() == 0 {
+		return
+	}
+	if os.Getenv("LANDBRIDGE_REQUIRE_ROOT") == "1" {
+		t.Fatal("LANDBRIDGE_REQUIRE_ROOT=1, but not root")
+	}
+	t.Skip("needs root: makes network namespaces and TAP devices")
+}
+
+// testName is a lab's name no other process uses.
+func testName() string { return fmt.Sprintf("t%d", os.Getpid()%1_000_000) }
+
+// leftovers lists what a lab should have removed.
+func leftovers(name string) (left []string) {
+	for _, pattern := range []string{"/run/netns/" + name + "-*", stateDir(name)} {
+		found, _ := filepath.Glob(pattern)
+		left = append(left, found...)
+	}
+	links, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, path := range links {
+		if b, err := os.ReadFile(path); err == nil && strings.Contains(string(b), stateDir(name)) {
+			left = append(left, path+": "+strings.ReplaceAll(string(b), "\x00", " "))
+		}
+	}
+	return left
+}
+
+func openFiles(t *testing.T) int {
+	t.Helper()
+	e, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(e)
+}
+
+func TestDirectRun(t *testing.T) {
+	requireRoot(t)
+	name := testName()
+	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	defer cancel()
+	// The first use of the poller and of random numbers opens files that stay.
+	if _, err := RunBulk(ctx, &loopback{}, BulkOptions{Window: time.Second, Bytes: 1}); err != nil {
+		t.Fatal(err)
+	}
+	before := openFiles(t)
+	res, trace, err := Run(ctx, RunOptions{
+		Options:  Options{Name: name, Scenario: "clean", Via: ViaDirect, Seed: testSeed(t)},
+		Workload: WorkloadBulk, Window: 20 * time.Second, Bytes: 2_000_000, Trace: true,
+	}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if why := res.Failed(); why != "" {
+		t.Errorf("run failed: %s", why)
+	}
+	if res.PayloadBytes != 2_000_000 {
+		t.Errorf("%d bytes arrived, want 2000000", res.PayloadBytes)
+	}
+	// 2 MB and its acknowledgements, over cm alone: 80 ms each way plus the access link.
+	p, only := res.Paths["cm"], len(res.Paths)
+	if only != 1 || p.SentBytes < 2_000_000 || res.WireOverhead < 1.04 || res.WireOverhead > 1.2 {
+		t.Errorf("paths %+v, wire overhead %v: want all of it over cm, at 1.04 to 1.2 of the payload", res.Paths, res.WireOverhead)
+	}
+	if res.BestPathRTT != 164 || res.FirstByteMS < 2*164 || res.FirstByteMS > 3*164 {
+		t.Errorf("best path %v ms, first byte after %v ms: want 164, and two round trips of it", res.BestPathRTT, res.FirstByteMS)
+	}
+	if len(trace.Seconds) == 0 || len(trace.Carriers["cm"].Mbit) != len(trace.Seconds) {
+		t.Errorf("trace has no samples, or lists of different lengths: %+v", trace)
+	}
+	if left := leftovers(name); len(left) > 0 {
+		t.Errorf("left behind: %q", left)
+	}
+	if after := openFiles(t); after > before {
+		t.Errorf("%d open files before, %d after", before, after)
+	}
+}

@@ -1,0 +1,194 @@
+package lab
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/landbridge/landbridge/bench/wan"
+)
+
+// kernelNetwork is the lab's client and origin, over the kernel's TCP. Its sockets ask for their congestion control
+// themselves: a namespace's default can only be one that the machine allows to everybody.
+type kernelNetwork struct{ opt Options }
+
+func (k kernelNetwork) Dial(ctx context.Context, port int) (c net.Conn, err error) {
+	err = wan.InNamespace(k.opt.namespace(machineClient), func() (err error) {
+		d := net.Dialer{Control: congestion(k.opt.Congestion)}
+		d.SetMultipathTCP(false)
+		c, err = d.DialContext(ctx, "tcp", originAt(port).String())
+		return err
+	})
+	return c, err
+}
+
+func (k kernelNetwork) Listen(port int) (l net.Listener, err error) {
+	err = wan.InNamespace(k.opt.namespace(machineOrigin), func() (err error) {
+		lc := net.ListenConfig{Control: congestion(k.opt.Congestion)}
+		lc.SetMultipathTCP(false)
+		l, err = lc.Listen(context.Background(), "tcp", originAt(port).String())
+		return err
+	})
+	return l, err
+}
+
+func originAt(port int) netip.AddrPort { return netip.AddrPortFrom(originAddr.Addr(), uint16(port)) }
+
+// congestion sets a socket's congestion control; what a listener accepts inherits it.
+func congestion(name string) func(network, address string, c syscall.RawConn) error {
+	return func(_, _ string, c syscall.RawConn) error {
+		var err error
+		if e := c.Control(func(fd uintptr) {
+			err = unix.SetsockoptString(int(fd), unix.IPPROTO_TCP, unix.TCP_CONGESTION, name)
+		}); e != nil {
+			return e
+		}
+		if err != nil {
+			return fmt.Errorf("set congestion control %q: %w", name, err)
+		}
+		return nil
+	}
+}
+
+// Run brings a lab up, runs one workload and takes the lab down. Progress goes to the writer, which may be nil. A run
+// whose flows failed has a result with Errors; the error is for a run that did not come about.
+func Run(ctx context.Context, o RunOptions, progress io.Writer) (res *Result, trace *Trace, err error) {
+	if err := o.check(); err != nil {
+		return nil, nil, err
+	}
+	if progress == nil {
+		progress = io.Discard
+	}
+	begin := time.Now()
+	lab, err := start(ctx, o.Options, false)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer func() {
+		if e := lab.down(); e != nil && err == nil {
+			err = fmt.Errorf("take the lab down: %w", e)
+		}
+	}()
+	nw := kernelNetwork{lab.state.Options}
+	if err := lab.waitReady(ctx, nw); err != nil {
+		return nil, nil, err
+	}
+	if err := lab.waitWarm(ctx); err != nil {
+		return nil, nil, err
+	}
+	fmt.Fprintf(progress, "lab ready after %.1f s; %s for %.0f s\n", time.Since(begin).Seconds(), o.Workload, o.Window.Seconds())
+	return lab.measure(ctx, nw, o)
+}
+
+// measure runs the workload between two readings of all counters.
+func (lab *Lab) measure(ctx context.Context, nw Network, o RunOptions) (*Result, *Trace, error) {
+	opt := lab.state.Options
+	res := &Result{
+		Scenario: opt.Scenario, Workload: o.Workload, Via: opt.Via, Seed: opt.Seed, Agent: !opt.NoAgent,
+		Carriers: opt.Carriers, Congestion: opt.Congestion, LimitMbit: limitMbit(lab.links),
+		BestPathRTT: millis(bestPathRTT(lab.links, !opt.NoAgent)),
+	}
+	before, err := lab.reading()
+	if err != nil {
+		return nil, nil, err
+	}
+	var after reading
+	var afterErr error
+	onEnd := func() { after, afterErr = lab.reading() }
+
+	var trace *tracer
+	tctx, stopTrace := context.WithCancel(ctx)
+	traced := make(chan struct{})
+	watch := func(received func() int64) {
+		if !o.Trace {
+			close(traced)
+			return
+		}
+		trace = newTracer(time.Now(), received, func() map[string]CarrierCount {
+			stats, err := lab.em.Stats()
+			if err != nil {
+				return nil // the run itself reports a dead emulator
+			}
+			return carrierCounts(stats, lab.links, o.Upload)
+		})
+		go func() {
+			defer close(traced)
+			trace.run(tctx)
+		}()
+	}
+	switch o.Workload {
+	case WorkloadBulk:
+		res.Flows, res.Upload = max(o.Flows, 1), o.Upload
+		b, e := RunBulk(ctx, nw, BulkOptions{
+			Seed: opt.Seed, Flows: o.Flows, Upload: o.Upload, Window: o.Window, Bytes: o.Bytes, OnEnd: onEnd, Watch: watch,
+		})
+		err = e
+		res.setBulk(b)
+	case WorkloadObjects:
+		b, e := RunObjects(ctx, nw, ObjectsOptions{Seed: opt.Seed, Window: o.Window, OnEnd: onEnd, Watch: watch})
+		err = e
+		res.setObjects(b)
+	}
+	stopTrace()
+	if err == nil || trace != nil {
+		<-traced
+	}
+	if err == nil {
+		err = afterErr
+	}
+	if err != nil {
+		if dead := lab.alive(); dead != nil {
+			err = fmt.Errorf("%w; %w", err, dead)
+		}
+		return nil, nil, err
+	}
+	lab.finish(res, before, after)
+	if trace == nil {
+		return res, nil, nil
+	}
+	return res, trace.trace.clone(), nil
+}
+
+// reading is every counter at one moment.
+type reading struct {
+	links []wan.LinkStats
+	cpu   map[string]time.Duration
+}
+
+func (lab *Lab) reading() (reading, error) {
+	r := reading{cpu: map[string]time.Duration{"lab": ownCPU()}}
+	for _, p := range lab.state.Processes {
+		r.cpu[p.Name] = p.cpu()
+	}
+	var err error
+	r.links, err = lab.em.Stats()
+	return r, err
+}
+
+func (lab *Lab) finish(res *Result, before, after reading) {
+	paths := pathResults(before.links, after.links, lab.state.Options.Carriers)
+	rtts := lab.pathRTTs()
+	for _, l := range lab.links {
+		p := paths[l.Name]
+		p.RTTMillis = millis(2 * l.Impairment.Delay)
+		if rtt, ok := rtts[l.Name]; ok {
+			p.RTTMillis = millis(rtt)
+		}
+		paths[l.Name] = p
+	}
+	res.setWire(paths)
+	res.CPUSeconds = make(map[string]float64)
+	for name, t := range after.cpu {
+		res.CPUSeconds[name] = round((t - before.cpu[name]).Seconds(), 2)
+	}
+	res.Warnings = overloads(before.links, after.links)
+	if dead := lab.alive(); dead != nil {
+		res.Errors = append(res.Errors, dead.Error())
+	}
+}

@@ -1,0 +1,18 @@
+package lab
+
+import (
+	"context"
+	"fmt"
+	"net"
+)
+
+// Serve is the origin's web server process of a lab that is up; it runs on the origin, on port 80.
+func Serve(ctx context.Context, congestionControl string) error {
+	lc := net.ListenConfig{Control: congestion(congestionControl)}
+	lc.SetMultipathTCP(false)
+	l, err := lc.Listen(ctx, "tcp", ":80")
+	if err != nil {
+		return fmt.Errorf("origin: %w", err)
+	}
+	return serveHTTP(ctx, l, originHandler())
+}

@@ -1,6 +1,9 @@
 package rate
 
-import "time"
+import (
+	"math"
+	"time"
+)
 
 // While a queue stays that sending less does not take away, another flow holds
 // it (or the route has grown longer, which looks the same until the base delay
@@ -17,11 +20,19 @@ const (
 	competeDown = 0.75
 	// fairShare is the share aimed at: with one other flow, a half.
 	fairShare = 0.5
-	// shareStep bounds the change a cycle, about eight round trips long.
-	shareStep = 0.15
+	// lossShare is the share from which on loss makes the sender yield. Below,
+	// the loss is the other's doing: BBR version 1 overruns a short queue
+	// whatever one does.
+	lossShare = 0.4
+	// mostUp and mostDown bound the change a cycle, about nine round trips long.
+	mostUp   = 1.35
+	mostDown = 0.8
 	// aloneDrop is the part of the expected fall of the queue in Down that
-	// shows the queue to be this sender's own.
+	// shows the queue to be this sender's own; twice in a row it must.
 	aloneDrop = 0.75
+	// rejoinFor is how long the rate held beside another flow is remembered.
+	rejoinFor = 20 * time.Second
+	floors    = 4 // cycles over which the least delays are compared
 )
 
 type competition struct {
@@ -32,22 +43,34 @@ type competition struct {
 	peak    time.Duration // queue at the start of Down
 	phase   int           // progress within the state
 	span    time.Duration // how long Up and Down last
+	alone   int           // cycles in a row that looked so
+	lossy   bool          // this cycle had loss over the floor
+
+	heldBW float64 // rate when competing last ended
+	heldAt time.Time
+
+	floor   [floors]time.Duration // least delay of each of the last cycles
+	floorsN int
+	floorD  time.Duration // of this cycle so far
 }
 
 func (c *Controller) startCompete(now time.Time, m float64, ok bool) {
-	c.compete = true
-	c.share = fairShare
-	if ok {
+	c.compete, c.alone, c.lossy = true, 0, false
+	c.floorsN, c.floorD = 0, math.MaxInt64
+	if c.heldAt.IsZero() || now.Sub(c.heldAt) > rejoinFor {
+		c.share = fairShare
 		c.bw = max(m, c.before/2)
+	} else {
+		c.bw = max(m, c.heldBW)
 	}
 	c.enter(now, cruise)
 }
 
-func (c *Controller) stopCompete(now time.Time, m float64, ok bool) {
+func (c *Controller) stopCompete(now time.Time, m float64) {
 	c.compete = false
-	if ok {
-		c.bw = min(c.bw, m)
-	}
+	c.heldBW, c.heldAt = c.bw, now
+	c.bw = min(c.bw, m)
+	c.delay.hold = false
 	c.enter(now, down)
 }
 
@@ -57,6 +80,7 @@ func (c *Controller) stepCompete(now time.Time, m float64, app, ok bool) {
 	if !ok || app {
 		return
 	}
+	c.floorD = min(c.floorD, c.delay.least)
 	lag := c.lastRTT
 	age := now.Sub(c.since)
 	switch c.state {
@@ -74,24 +98,54 @@ func (c *Controller) stepCompete(now time.Time, m float64, app, ok bool) {
 		}
 		if c.phase == 1 && age >= lag+c.span+c.delayWindow() {
 			fall := seconds(c.peak - c.delay.standing())
-			c.peak = 0
 			if c.queue() < c.target()+3*time.Millisecond || fall >= aloneDrop*(1-competeDown)*seconds(c.span) {
-				c.stopCompete(now, m, ok)
+				c.alone++
+			} else {
+				c.alone = 0
+			}
+			if c.alone >= 2 {
+				c.stopCompete(now, m)
 				return
 			}
+			c.holdBase()
+			c.steer()
 			c.enter(now, cruise)
 		}
 	default:
 		if excess, _ := c.loss.excess(); excess {
-			c.bw = min(c.bw, c.average(maxSpan/2, m)) * 0.9
-			c.loss.mark()
+			c.lossy = true
 		}
 		if age >= 4*lag {
-			c.bw = c.average(maxSpan, m) * (1 + min(max(fairShare-c.share, -shareStep), shareStep))
 			c.span = min(max(c.roundTrip(), 100*time.Millisecond), 250*time.Millisecond)
 			c.enter(now, up)
 		}
 	}
+}
+
+// steer moves the rate towards the fair share: others sending z, it is z.
+func (c *Controller) steer() {
+	f := min(max(c.share, 0.05), 0.95)
+	g := 1 + ((1-f)/f*fairShare/(1-fairShare)-1)/2
+	if c.lossy && c.share > lossShare {
+		g = min(g, 0.95)
+	}
+	c.lossy = false
+	c.bw *= min(max(g, mostDown), mostUp)
+}
+
+// holdBase keeps the base delay from being forgotten while the least delay of
+// the cycles wanders, as another flow's queue does. A new, longer route has the
+// same least delay in each.
+func (c *Controller) holdBase() {
+	copy(c.floor[1:], c.floor[:])
+	c.floor[0] = c.floorD
+	c.floorsN = min(c.floorsN+1, floors)
+	c.floorD = math.MaxInt64
+	lo, hi := c.floor[0], c.floor[0]
+	for _, d := range c.floor[:c.floorsN] {
+		lo, hi = min(lo, d), max(hi, d)
+	}
+	c.delay.hold = hi-lo > 4*time.Millisecond+2*c.delay.jitter()
 }
 
 func (c *Controller) measureShare(raised float64) {
@@ -99,7 +153,7 @@ func (c *Controller) measureShare(raised float64) {
 		return
 	}
 	f := (competeUp*c.plain/raised - 1) / (competeUp - 1)
-	c.share += (min(max(f, 0), 1) - c.share) / 2
+	c.share += (min(max(f, 0), 1) - c.share) / 3
 }
 
 // average is the rate over a span of receiver time, or else the usual sample.

@@ -41,6 +41,7 @@ type delayFilter struct {
 
 	seenAt time.Time // when the delay was last near base
 	ok     bool
+	hold   bool // do not forget the base
 
 	last [2]time.Duration // delays jitterStep apart, for the second difference
 	lasN int
@@ -60,6 +61,9 @@ func (d *delayFilter) add(now time.Time, owd, window time.Duration) {
 		d.head = (d.head + 1) % baseBuckets
 		d.filled = min(d.filled+1, baseBuckets)
 		d.bucket[d.head] = owd
+		if d.hold {
+			d.bucket[d.head] = min(owd, d.baseV)
+		}
 	}
 	d.bucket[d.head] = min(d.bucket[d.head], owd)
 	d.baseV = d.bucket[d.head]

@@ -397,7 +397,7 @@ func trace(s *sim, f *bondFlow, every time.Duration) {
 	var prev float64
 	var fn func()
 	fn = func() {
-		fmt.Printf("%7.2f %-14s bw %6.2f pace %6.2f got %6.2f q %5.1f seen %5.1f base %v floor %.3f loss %.3f burst %.1f noise %.1f infl %d cap %d\n", seconds(s.now), f.c.State(),
+		fmt.Printf("%7.2f %-14s share %.2f bw %6.2f pace %6.2f got %6.2f q %5.1f seen %5.1f base %v floor %.3f loss %.3f burst %.1f noise %.1f infl %d cap %d\n", seconds(s.now), f.c.State(), f.c.share,
 			float64(f.c.Bandwidth())/1e6, float64(f.c.PacingRate())/1e6, (s.byFlow[f.flow]-prev)*8/1e6/seconds(every),
 			seconds(s.queueDelay())*1e3, seconds(f.c.QueueDelay())*1e3, (f.c.BaseOWD() - time.Hour).Round(100*time.Microsecond), f.c.LossFloor(), f.c.Loss(), f.c.loss.burst, f.c.noise*1e3, f.infl/simPacket, f.c.InflightCap()/simPacket)
 		prev = s.byFlow[f.flow]

@@ -1,0 +1,119 @@
+package bond
+
+import (
+	"math"
+	"net/netip"
+	"time"
+)
+
+// pathRx is the receiving half of a path, in the numbering of its sender. Guarded by the bond's mutex.
+type pathRx struct {
+	id      uint8
+	uplink  *uplink
+	addr    netip.AddrPort
+	pair    *pathTx // our sending half of the same path
+	window  replayWindow
+	largest uint64
+	packets uint32
+	bytes   uint32
+	lastAt  stamp
+
+	owd    int64 // newest one-way delay, as Session.relOWD gives it, µs
+	owdMin int64 // least since the last report; math.MaxInt64: none
+	delay  delayTracker
+
+	gapAt      stamp // when a number was first skipped since the last report; 0: none was
+	fresh      int   // ack-eliciting packets since the last report
+	dirty      bool  // anything since the last report
+	lastSource stamp
+}
+
+func newPathRx(id uint8) *pathRx { return &pathRx{id: id, owdMin: math.MaxInt64} }
+
+// accept notes an authenticated datagram, which passed window.fresh.
+func (p *pathRx) accept(now stamp, seq uint64, owd int64, size int, eliciting bool) {
+	p.window.note(seq)
+	if seq > p.largest+1 && p.gapAt == 0 {
+		p.gapAt = now
+	}
+	p.largest = max(p.largest, seq)
+	p.packets++
+	p.bytes += uint32(size)
+	p.lastAt = now
+	p.owd = owd
+	p.owdMin = min(p.owdMin, owd)
+	p.delay.add(now, owd)
+	p.dirty = true
+	if eliciting {
+		p.fresh++
+	}
+}
+
+// section returns the path's part of a report and starts a new interval. bitmap is scratch space.
+func (p *pathRx) section(bitmap []byte) (pathReport, []byte) {
+	r := pathReport{id: p.id, largest: uint32(p.largest), packets: p.packets, bytes: p.bytes, at: uint32(p.lastAt),
+		owd: uint32(p.owd), owdMin: uint32(p.owdMin)}
+	if p.owdMin == math.MaxInt64 {
+		r.owdMin = r.owd
+	}
+	from := len(bitmap)
+	used := 0
+	for i := uint64(0); i < reportBits && i < p.largest; i++ {
+		if i%8 == 0 {
+			bitmap = append(bitmap, 0)
+		}
+		if p.window.missing(p.largest - 1 - i) {
+			bitmap[len(bitmap)-1] |= 1 << (i % 8)
+			used = int(i/8) + 1
+		}
+	}
+	bitmap = bitmap[:from+used]
+	r.missing = bitmap[from:]
+	p.owdMin, p.fresh, p.dirty, p.gapAt = math.MaxInt64, 0, false, 0
+	return r, bitmap
+}
+
+// delayTracker follows a path's one-way delay for equalised delivery: the least of the last 10 s and a smoothed upper
+// edge of what arrives now.
+type delayTracker struct {
+	n       int
+	mean    float64
+	dev     float64
+	last    stamp
+	base    int64 // least in this and the last half window
+	halves  [2]int64
+	halfEnd stamp
+}
+
+const (
+	delayTau   = 200 * time.Millisecond
+	baseWindow = 10 * time.Second
+)
+
+func (d *delayTracker) add(now stamp, owd int64) {
+	v := float64(owd)
+	if d.n == 0 {
+		d.mean, d.dev = v, 2000
+		d.base, d.halves = owd, [2]int64{owd, owd}
+		d.halfEnd = now + stamp(baseWindow/2/time.Microsecond)
+	}
+	d.n++
+	dt := time.Duration(now-d.last) * time.Microsecond
+	d.last = now
+	a := min(1, max(float64(dt)/float64(delayTau), 0.002))
+	if d.n < 16 {
+		a = max(a, 1/float64(d.n))
+	}
+	diff := v - d.mean
+	d.mean += a * diff
+	d.dev += a * (math.Abs(diff) - d.dev)
+	d.halves[1] = min(d.halves[1], owd)
+	if now >= d.halfEnd {
+		d.halves = [2]int64{d.halves[1], owd}
+		d.halfEnd = now + stamp(baseWindow/2/time.Microsecond)
+	}
+	d.base = min(d.halves[0], d.halves[1])
+}
+
+// edge is the delay under which nearly all of the path's packets arrive now, µs.
+func (d *delayTracker) edge() int64 { return int64(d.mean + 3*d.dev) }

@@ -1,0 +1,80 @@
+package bond
+
+import "time"
+
+// advance moves the path's state on: up once the peer has answered, suspect when it goes silent, down when it stays
+// so, and back after clean probes and a dwell time that grows with flapping. Called with mu held.
+func (s *Session) advance(at stamp, p *pathTx) {
+	answered := p.acked && p.lastAck >= p.stateSince
+	switch p.state {
+	case PathOpening:
+		if p.acked {
+			s.setState(at, p, PathUp)
+		} else if at-p.stateSince > us(downAfter) {
+			s.setState(at, p, PathDown)
+		}
+	case PathUp:
+		from, waiting := p.oldestUnanswered()
+		if !waiting {
+			break
+		}
+		limit := suspectAfterIdle
+		if p.elicOut >= busyPackets {
+			limit = suspectAfter
+		}
+		if p.ctrl.State() == rateStartup || p.ctrl.State() == rateDrain {
+			limit *= 3 // it fills queues, its own and those that reports wait in
+		}
+		// Reports come after a round trip at the latest of the path they took, and every reportIdle.
+		if at-from > us(s.slowestRTT(p)+limit) {
+			p.clean = 0
+			s.setState(at, p, PathSuspect)
+		}
+	case PathSuspect:
+		switch {
+		case answered && p.clean >= cleanProbes-1 && at-p.stateSince > us(p.dwell):
+			s.setState(at, p, PathUp)
+		case !answered && at-p.stateSince > us(downAfter):
+			s.setState(at, p, PathDown)
+		}
+	case PathDown:
+		if answered && p.clean >= cleanProbes && at-p.stateSince > us(p.dwell) {
+			s.setState(at, p, PathUp)
+		}
+	}
+}
+
+func (s *Session) setState(at stamp, p *pathTx, to PathState) {
+	from := p.state
+	switch {
+	case to == PathSuspect:
+		if at-p.stateSince > us(dwellForget) {
+			p.dwell = 0
+		}
+		p.dwell = min(max(2*p.dwell, dwellMin), dwellMax)
+		s.b.pathEvents++
+	case to == PathUp:
+		p.lastAck = at
+	}
+	if to == PathUp && from != PathOpening || to == PathDown {
+		s.b.host.log.Info("path "+to.String(), "peer", s.b.cfg.Name, "path", p.name, "was", from)
+	}
+	p.state, p.stateSince = to, at
+	if to == PathDown || to == PathSuspect {
+		p.clean = 0
+	}
+}
+
+// slowestRTT is the longest a report about p may take: out on p, back on any path.
+func (s *Session) slowestRTT(p *pathTx) time.Duration {
+	rtt := p.rtt
+	if rtt == 0 {
+		rtt = 300 * time.Millisecond
+	}
+	for _, q := range s.b.paths {
+		if q.usable() {
+			rtt = max(rtt, (p.rtt+q.rtt)/2)
+		}
+	}
+	return rtt
+}

@@ -1,0 +1,370 @@
+package bond
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/landbridge/landbridge/tunnel/bond/rate"
+)
+
+// stamp is a time in microseconds of the host's own clock, which starts near zero with the host.
+type stamp int64
+
+func us(d time.Duration) stamp { return stamp(d / time.Microsecond) }
+
+func (s stamp) duration() time.Duration { return time.Duration(s) * time.Microsecond }
+
+// PathState is what the bond thinks of a path.
+type PathState uint8
+
+// A path opens until the peer has answered on it, carries data while it is up, gets no new data while it is suspect
+// (silent for suspectAfter), and is down after downAfter.
+const (
+	PathOpening PathState = iota
+	PathUp
+	PathSuspect
+	PathDown
+)
+
+func (s PathState) String() string {
+	return [...]string{"opening", "up", "suspect", "down"}[s]
+}
+
+// What the rate controller calls its first states.
+const (
+	rateStartup = "Startup"
+	rateDrain   = "Drain"
+)
+
+const (
+	maxPaths = 16
+	// frameOverhead is what Ethernet, IPv4 and UDP add to a datagram; rates and windows count it, as links do.
+	frameOverhead = 42
+	// pathWindow bounds the datagrams of a path whose fate is unknown: 0.5 s at 400 Mbit/s.
+	pathWindow = 1 << 14
+
+	suspectAfter     = 150 * time.Millisecond // silence beyond a round trip, with traffic
+	suspectAfterIdle = 350 * time.Millisecond // with probes alone, of which some may be lost
+	busyPackets      = 8                      // unanswered packets that make traffic
+	downAfter        = 1500 * time.Millisecond
+	cleanProbes      = 3 // answers in a row that bring a path back
+	dwellMin         = 200 * time.Millisecond
+	dwellMax         = 30 * time.Second
+	dwellForget      = time.Minute // a path up this long has its dwell time back at the least
+
+	minReorder = 2 * time.Millisecond
+	maxReorder = 80 * time.Millisecond
+	// maxBurst is how much of the pacer's unused time is kept.
+	maxBurst = 2 * time.Millisecond
+	// maxUnvalidated bounds the bytes to an address that has not yet answered a probe.
+	maxUnvalidated = 16 << 10
+)
+
+// sentRecord is what is remembered of a datagram until its fate is known.
+type sentRecord struct {
+	at        stamp
+	laneSeq   uint64
+	size      uint16
+	lane      uint8
+	eliciting bool
+	source    bool // carries the lane packet laneSeq
+	resolved  bool
+}
+
+// lostRef names a lane packet that a path lost.
+type lostRef struct {
+	lane uint8
+	path uint8
+	seq  uint64 // lane sequence number
+	pseq uint64 // path sequence number of the copy that was lost
+}
+
+// pathTx is the sending half of a path. Guarded by the bond's mutex; only the bond's run goroutine sends.
+type pathTx struct {
+	id     uint8
+	name   string
+	uplink *uplink
+	remote netip.AddrPort
+	limit  int64 // bits/s, 0: none
+	ctrl   *rate.Controller
+
+	state      PathState
+	stateSince stamp
+	dwell      time.Duration
+	clean      int
+	validated  bool
+	unvalBytes int
+
+	next, low uint64 // next number to send; least whose fate is unknown
+	largest   uint64 // largest acknowledged
+	acked     bool   // anything acknowledged in this session
+	ring      []sentRecord
+	inflight  int64
+	elicOut   int // unresolved ack-eliciting datagrams
+
+	nextFree  stamp // pacer
+	lastSend  stamp
+	lastProbe stamp
+	lastAck   stamp // when something new was last acknowledged
+	lastData  stamp // last lane packet or repair
+	appLim    bool  // could have sent more in this report interval
+
+	wantOpen    bool  // a handshake is due
+	learned     uint8 // for a path learned from the peer: its number there plus one
+	tailChecked uint64
+
+	reorder      time.Duration
+	rtt          time.Duration // smoothed, of probes and reports
+	rttMin       time.Duration
+	owdRel       int64 // smoothed one-way delay against the unknown clock offset, µs
+	owdVar       int64
+	haveOWD      bool
+	lastPackets  uint32
+	lastBytes    uint32
+	lastRecv     uint32
+	haveReport   bool
+	lossShort    float64 // over about the last 500 packets
+	sent, lost   uint64
+	sentBytes    uint64
+	lostSpurious uint64
+	newlyLostB   int64
+}
+
+func newPathTx(id uint8, name string, u *uplink, remote netip.AddrPort, limit int64) *pathTx {
+	p := &pathTx{id: id, name: name, uplink: u, limit: limit, ring: make([]sentRecord, pathWindow)}
+	if u.rate > 0 && (limit == 0 || u.rate < limit) {
+		p.limit = u.rate
+	}
+	p.ctrl = rate.New(rate.Config{Cap: p.limit})
+	p.setRemote(remote)
+	p.reset()
+	return p
+}
+
+func (p *pathTx) setRemote(a netip.AddrPort) {
+	p.remote = a
+	p.validated = false
+	p.unvalBytes = 0
+}
+
+// reset forgets what belongs to a session; the rate controller's knowledge of the path stays.
+func (p *pathTx) reset() {
+	p.state, p.stateSince, p.clean, p.dwell = PathOpening, 0, 0, 0
+	p.next, p.low, p.largest, p.acked = 0, 0, 0, false
+	p.inflight, p.elicOut = 0, 0
+	p.nextFree, p.lastProbe, p.lastAck = 0, 0, 0
+	p.haveReport, p.haveOWD = false, false
+	p.tailChecked, p.lastData, p.appLim = 0, 0, false
+	if p.ctrl.State() != rateStartup {
+		// The delays of another session have another offset: a new controller, near the old rate.
+		p.ctrl = rate.New(rate.Config{Cap: p.limit, InitialRate: p.ctrl.Bandwidth() / 2})
+	}
+	p.reorder = 4 * time.Millisecond
+	clear(p.ring)
+}
+
+func (p *pathTx) rec(seq uint64) *sentRecord { return &p.ring[seq%pathWindow] }
+
+// usable tells whether new data may go on the path.
+func (p *pathTx) usable() bool { return p.state == PathUp }
+
+// record notes a datagram and returns its path sequence number; the ring has room (see full).
+func (p *pathTx) record(now time.Time, at stamp, size int, eliciting, source bool, lane uint8, laneSeq uint64) uint64 {
+	seq := p.next
+	p.next++
+	*p.rec(seq) = sentRecord{at: at, laneSeq: laneSeq, size: uint16(size), lane: lane, eliciting: eliciting, source: source}
+	if eliciting {
+		p.inflight += int64(size)
+		p.elicOut++
+	}
+	if !p.validated {
+		p.unvalBytes += size
+	}
+	p.sent++
+	p.sentBytes += uint64(size)
+	p.lastSend = at
+	p.ctrl.OnSend(now, size)
+	return seq
+}
+
+func (p *pathTx) full() bool { return p.next-p.low >= pathWindow }
+
+// pace charges the pacer for a datagram of size bytes (with UDP and IP headers).
+func (p *pathTx) pace(at stamp, size int) {
+	if floor := at - us(maxBurst); p.nextFree < floor {
+		p.nextFree = floor
+	}
+	r := max(p.ctrl.PacingRate(), 10_000)
+	p.nextFree += stamp(int64(size) * 8 * 1_000_000 / r)
+}
+
+// credit tells whether the pacer and the inflight cap let a datagram out now.
+func (p *pathTx) credit(at stamp, size int) bool {
+	return p.nextFree <= at && p.inflight+int64(size) <= p.ctrl.InflightCap() && !p.full() &&
+		(p.validated || p.unvalBytes+size <= maxUnvalidated)
+}
+
+// oldestUnanswered returns when the first ack-eliciting datagram after the last acknowledged one was sent.
+func (p *pathTx) oldestUnanswered() (stamp, bool) {
+	from := p.low
+	if p.acked {
+		from = max(from, p.largest+1)
+	}
+	for s := from; s < p.next; s++ {
+		if r := p.rec(s); r.eliciting && !r.resolved {
+			return r.at, true
+		}
+	}
+	return 0, false
+}
+
+// onReport takes the path's section of a report and appends the lane packets it shows to be lost.
+func (p *pathTx) onReport(now time.Time, at stamp, s *pathReport, lost []lostRef) []lostRef {
+	largest := extend(s.largest, p.next)
+	if largest >= p.next {
+		return lost // not ours: never sent
+	}
+	newAck := !p.acked || largest > p.largest
+	if newAck {
+		p.largest, p.acked = largest, true
+		p.lastAck = at
+	}
+	largestAt := p.rec(p.largest).at
+	if p.low > p.largest {
+		largestAt = at
+	}
+	var ackPkts, lostPkts int
+	p.newlyLostB = 0
+	reorder := us(p.reorder)
+	for seq := p.low; seq <= largest; seq++ {
+		r := p.rec(seq)
+		if r.resolved {
+			continue
+		}
+		back := largest - seq
+		gone := false
+		switch {
+		case back == 0:
+		case back > reportBits:
+			gone = true // older than what reports tell: its lane knows better
+		default:
+			i := back - 1
+			gone = int(i/8) < len(s.missing) && s.missing[i/8]&(1<<(i%8)) != 0
+		}
+		if !gone {
+			p.resolve(r)
+			ackPkts++
+			continue
+		}
+		if r.at > largestAt-reorder {
+			continue // may still come
+		}
+		p.resolve(r)
+		if r.eliciting {
+			lostPkts++
+			p.newlyLostB += int64(r.size)
+		}
+		if r.source {
+			lost = append(lost, lostRef{r.lane, p.id, r.laneSeq, seq})
+		}
+		p.lost++
+	}
+	for p.low < p.next && p.rec(p.low).resolved {
+		p.low++
+	}
+	p.updateDelay(s)
+	if p.haveReport {
+		dPkts, dBytes := s.packets-p.lastPackets, s.bytes-p.lastBytes
+		elapsed := time.Duration(s.at-p.lastRecv) * time.Microsecond
+		if dPkts > 0 && dPkts < 1<<31 {
+			n := float64(ackPkts + lostPkts)
+			if n > 0 {
+				a := min(1, n/500)
+				p.lossShort += a * (float64(lostPkts)/n - p.lossShort)
+			}
+			if p.state == PathUp {
+				p.ctrl.OnReport(now, rate.Sample{
+					Delivered: int64(dBytes), Lost: p.newlyLostB,
+					DeliveredPackets: int64(dPkts), LostPackets: int64(lostPkts),
+					RecvElapsed: elapsed,
+					OWD:         time.Duration(int32(s.owd)) * time.Microsecond,
+					OWDMin:      time.Duration(int32(s.owdMin)) * time.Microsecond,
+					RTT:         p.rtt, Inflight: p.inflight, AppLimited: p.appLim,
+				})
+				p.appLim = false
+			}
+			p.lastPackets, p.lastBytes, p.lastRecv = s.packets, s.bytes, s.at
+		}
+	} else {
+		p.haveReport = true
+		p.lastPackets, p.lastBytes, p.lastRecv = s.packets, s.bytes, s.at
+	}
+	return lost
+}
+
+func (p *pathTx) resolve(r *sentRecord) {
+	r.resolved = true
+	if r.eliciting {
+		p.inflight -= int64(r.size)
+		p.elicOut--
+	}
+}
+
+// giveUp declares everything unanswered on the path lost, because the path went silent; that is no sign of congestion
+// and the rate controller is not told of it as loss.
+func (p *pathTx) giveUp(lost []lostRef) []lostRef {
+	for seq := p.low; seq < p.next; seq++ {
+		r := p.rec(seq)
+		if r.resolved {
+			continue
+		}
+		p.resolve(r)
+		if r.source {
+			lost = append(lost, lostRef{r.lane, p.id, r.laneSeq, seq})
+		}
+		p.lost++
+	}
+	p.low = p.next
+	return lost
+}
+
+func (p *pathTx) updateDelay(s *pathReport) {
+	owd := int64(int32(s.owd))
+	if !p.haveOWD {
+		p.owdRel, p.haveOWD = owd, true
+		return
+	}
+	d := owd - p.owdRel
+	p.owdRel += d / 8
+	if d < 0 {
+		d = -d
+	}
+	p.owdVar += (d - p.owdVar) / 8
+}
+
+func (p *pathTx) onRTT(rtt time.Duration) {
+	if p.rtt == 0 {
+		p.rtt, p.rttMin = rtt, rtt
+	}
+	p.rtt += (rtt - p.rtt) / 8
+	p.rttMin = min(p.rttMin, rtt)
+}
+
+// mtu is the largest datagram the path takes.
+func (p *pathTx) mtu() int {
+	if p.remote.Addr().Is6() && !p.remote.Addr().Is4In6() {
+		return p.uplink.mtu - 48
+	}
+	return p.uplink.mtu - 28
+}
+
+// onEcho takes the answer to a probe.
+func (p *pathTx) onEcho(at stamp, seq32 uint32) {
+	seq := extend(seq32, p.next)
+	if seq >= p.next || p.next-seq > pathWindow {
+		return
+	}
+	p.onRTT((at - p.rec(seq).at).duration())
+	p.validated = true
+	p.clean++
+}

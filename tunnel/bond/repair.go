@@ -1,0 +1,135 @@
+package bond
+
+import (
+	"time"
+
+	"github.com/landbridge/landbridge/fec"
+)
+
+// The sending side's FEC: when repairs are owed, and how long a loss waits for them.
+
+// onSource notes a packet sent for the first time.
+func (t *laneTx) onSource(at stamp, seq uint64, payload []byte, path uint8) {
+	ratio := max(t.ctl.Ratio(), t.shelter)
+	if t.class == Bulk && ratio == 0 {
+		t.enc = nil // no copy of each packet for nothing
+		return
+	}
+	if t.enc == nil {
+		t.enc = fec.NewEncoder(fecWindow, maxPacket)
+	}
+	t.enc.Add(seq, payload)
+	t.debt += ratio
+	t.uncovered++
+	t.lastPath = path
+	t.tailDue = 0
+	if t.class != Bulk || t.shelter > 0 {
+		t.tailFrom = at
+	}
+}
+
+const (
+	// shelterPerLoss and shelterMost set the repair ratio of a bulk lane whose QUIC window is still small.
+	shelterPerLoss = 3
+	shelterMost    = 0.3
+)
+
+// setShelter protects a bulk lane while its connection's window has not reached what the bond can carry. quic-go then
+// counts reordering by packets and time, and each loss it sees holds its slow start up; once the window is large, a cut
+// that is undone costs nothing. Repair is cheap meanwhile: the lane does not fill the paths yet.
+func (s *Session) setShelter(l *Lane) {
+	l.tx.shelter = 0
+	c := l.conn.Load()
+	if l.tx.class != Bulk || c == nil {
+		return
+	}
+	var rate int64
+	var rtt time.Duration
+	var loss float64
+	for _, p := range s.b.paths {
+		if p.usable() {
+			rate += p.ctrl.Bandwidth()
+			rtt = max(rtt, p.rtt)
+			loss = max(loss, p.lossShort)
+		}
+	}
+	need := float64(rate) / 8 * (rtt + 2*equaliseMargin).Seconds()
+	if float64(c.ConnectionStats().CongestionWindow) < 1.5*need && loss > 0.001 {
+		l.tx.shelter = min(shelterMost, max(0.05, shelterPerLoss*loss))
+	}
+}
+
+// fecHold is how long a lost packet waits for its repairs before it is sent again.
+func (t *laneTx) fecHold() time.Duration {
+	if t.enc == nil {
+		return 0
+	}
+	if t.class == Bulk {
+		return 40 * time.Millisecond
+	}
+	return 25 * time.Millisecond
+}
+
+// feedFEC tells the overhead controller what became of the packets since the last time.
+func (t *laneTx) feedFEC(now time.Time) {
+	if t.sentSince < 50 && (t.sentSince == 0 || t.lostSince == 0) {
+		return
+	}
+	t.ctl.OnReport(now, t.sentSince, t.lostSince, t.badSince)
+	t.sentSince, t.lostSince, t.badSince = 0, 0, 0
+}
+
+// sendRepair sends a repair symbol if the lane owes one: by its ratio, or for a tail that went quiet.
+func (s *Session) sendRepair(now time.Time, at stamp, l *Lane) (bool, stamp) {
+	t := l.tx
+	if t.enc == nil || t.uncovered == 0 && t.tailDue == 0 {
+		return false, 0
+	}
+	if t.tailFrom > 0 && t.queue.len() == 0 && t.uncovered > 0 {
+		if due := t.tailFrom + us(tailAfter); at < due {
+			if t.debt < 1 {
+				return false, due
+			}
+		} else {
+			t.tailDue = t.ctl.TailRepairs(t.uncovered)
+			t.tailFrom, t.uncovered, t.debt = 0, 0, 0
+		}
+	}
+	if t.debt < 1 && t.tailDue == 0 {
+		return false, 0
+	}
+	first, n := t.enc.Window()
+	if n == 0 {
+		t.tailDue, t.debt = 0, 0
+		return false, 0
+	}
+	// Over another path than the one it protects, and the tail's repairs in turn over all others.
+	avoid := t.lastPath
+	p, wait := s.pick(at, pickAgain, maxPacket, avoid)
+	if p == nil {
+		return false, wait
+	}
+	b := s.b
+	m := b.out.next(headerSize)
+	out, err := t.enc.Repair(m, first, n, repairKey(p.id, uint32(p.next)))
+	if err != nil {
+		t.tailDue, t.debt = 0, 0
+		return false, 0
+	}
+	size := len(out) + tagSize + frameOverhead
+	h := header{kind: kindRepair, path: p.id, bond: b.id, sent: uint32(at), lane: l.id, aux: uint8(n - 1), laneSeq: uint32(first)}
+	seq := p.record(now, at, size, true, false, l.id, 0)
+	h.seq = uint32(seq)
+	h.put(out)
+	b.out.bufs[b.out.n] = out
+	b.out.add(outDatagram{path: p, aead: s.sealAEAD, seq: seq})
+	p.pace(at, size)
+	p.lastData = at
+	t.repairs++
+	if t.tailDue > 0 {
+		t.tailDue--
+	} else {
+		t.debt--
+	}
+	return true, 0
+}

@@ -1,0 +1,571 @@
+package bond
+
+import (
+	"crypto/cipher"
+	"math"
+	"time"
+)
+
+const (
+	tickInterval = 10 * time.Millisecond
+	// reportInterval is the least time between reports under load; with little coming in, reportIdle.
+	reportInterval = 10 * time.Millisecond
+	reportIdle     = 25 * time.Millisecond
+	reportBusy     = 8
+	// gapDelay is how long a hole in a path's numbers may be mere reordering before it is reported out of turn.
+	gapDelay      = 5 * time.Millisecond
+	probeInterval = 100 * time.Millisecond
+	probeSuspect  = 50 * time.Millisecond // while the path is not up
+	probeIdle     = 250 * time.Millisecond
+	// idleAfter is when probes slow down: no data for this long.
+	idleAfter = 5 * time.Second
+	// fecWindow is how many lane packets a repair symbol covers at the most; aux holds it minus one.
+	fecWindow = 128
+	// tailAfter is how long a lane is quiet before its tail gets its repairs.
+	tailAfter = 1500 * time.Microsecond
+	// fillBatch bounds the datagrams of one turn, so that the mutex is not held for long.
+	fillBatch = 96
+	// bulkFloor: every so many packets of higher classes, bulk goes once.
+	bulkFloor = 10
+	// tailRetry is the sender's own timer: a packet without any word for this long beyond a round trip is sent again.
+	tailRetry = 60 * time.Millisecond
+	// leftOutDelay and leftOutShare: a path that is later than the best by more than the one and carries less than the
+	// other of the bond's rate would cost a bulk lane more in round trip than it brings.
+	leftOutDelay = 150 * time.Millisecond
+	leftOutShare = 0.05
+)
+
+// outBatch holds the datagrams of one turn of the run loop. Filled under the mutex, sealed and written without it.
+type outBatch struct {
+	n    int
+	dgs  [fillBatch + 48]outDatagram
+	bufs [fillBatch + 48][]byte
+	ms   []Message
+	tag  tagger
+}
+
+type outDatagram struct {
+	path  *pathTx
+	sock  *uplink
+	aead  cipher.AEAD
+	epoch uint64
+	seq   uint64
+	open  bool
+	size  int
+}
+
+// next returns the buffer of the next datagram, n bytes long with room for the tag.
+func (o *outBatch) next(n int) []byte {
+	if o.bufs[o.n] == nil {
+		o.bufs[o.n] = make([]byte, 0, maxDatagram)
+	}
+	o.bufs[o.n] = o.bufs[o.n][:n]
+	return o.bufs[o.n]
+}
+
+func (o *outBatch) add(d outDatagram) {
+	d.sock = d.path.uplink
+	o.dgs[o.n] = d
+	o.dgs[o.n].size = len(o.bufs[o.n])
+	o.n++
+}
+
+func (o *outBatch) room() bool { return o.n < fillBatch }
+
+// flush seals and writes the batch, one call a socket. It returns whether the batch was full, so that more may wait.
+func (b *Bond) flush() bool {
+	o := &b.out
+	full := !o.room()
+	for i := range o.n {
+		d := &o.dgs[i]
+		nonce := o.tag.session(d.path.id, d.seq)
+		if d.open {
+			nonce = o.tag.open(d.epoch, uint32(d.seq))
+		}
+		o.bufs[i] = seal(d.aead, nonce, o.bufs[i])
+	}
+	for i := 0; i < o.n; i++ {
+		u := o.dgs[i].sock
+		if u == nil {
+			continue
+		}
+		o.ms = o.ms[:0]
+		for j := i; j < o.n; j++ {
+			if o.dgs[j].sock == u {
+				o.ms = append(o.ms, Message{Buf: o.bufs[j], Addr: o.dgs[j].path.remote})
+				o.dgs[j].sock = nil
+			}
+		}
+		u.write(b, o.ms)
+	}
+	o.n = 0
+	return full
+}
+
+func (u *uplink) write(b *Bond, ms []Message) {
+	u.wmu.Lock()
+	defer u.wmu.Unlock()
+	if _, err := u.sock.WriteBatch(ms); err != nil {
+		// Lost like on a wire; the path's silence tells.
+		if u.txErrors.Add(1) == 1 {
+			b.host.log.Warn("uplink cannot be written; its paths are degraded", "uplink", u.name, "err", err)
+		}
+	}
+}
+
+// emit puts one datagram of the session into the batch and charges its path. Called with mu held.
+func (b *Bond) emit(now time.Time, at stamp, p *pathTx, h header, body []byte, eliciting, source bool) uint64 {
+	size := headerSize + len(body) + tagSize + frameOverhead
+	seq := p.record(now, at, size, eliciting, source, h.lane, uint64(h.laneSeq))
+	h.path, h.bond, h.seq, h.sent = p.id, b.id, uint32(seq), uint32(at)
+	m := b.out.next(headerSize + len(body))
+	h.put(m)
+	copy(m[headerSize:], body)
+	b.out.add(outDatagram{path: p, aead: b.sess.sealAEAD, seq: seq})
+	p.pace(at, size)
+	return seq
+}
+
+// step does what is due and fills the batch; it returns when to come back. Called with mu held.
+func (b *Bond) step(now time.Time, at stamp) stamp {
+	for _, p := range b.paths {
+		if p.wantOpen {
+			p.wantOpen = false
+			b.sendOpen(p)
+		}
+	}
+	b.paced = false
+	s := b.sess
+	if s == nil {
+		return b.sendOpens(at)
+	}
+	if at >= s.nextTick {
+		s.nextTick = at + us(tickInterval)
+		s.tick(now, at)
+	}
+	s.sendReport(now, at)
+	next := s.fill(now, at)
+	b.paced = next < math.MaxInt64
+	if w := s.pad(now, at); w > 0 {
+		next = min(next, w)
+	}
+	next = min(next, s.nextTick)
+	for _, rx := range s.rx {
+		if rx != nil && rx.gapAt != 0 {
+			next = min(next, max(rx.gapAt+us(gapDelay), s.lastReport+us(gapDelay)))
+		}
+	}
+	return next
+}
+
+// tick runs the slow parts: path states, probes, timers, equalised delays.
+func (s *Session) tick(now time.Time, at stamp) {
+	b := s.b
+	s.lost = s.lost[:0]
+	starting := false
+	for _, p := range b.paths {
+		before := p.state
+		s.advance(at, p)
+		if p.state == PathSuspect && before == PathUp {
+			b.host.log.Info("path suspect", "peer", b.cfg.Name, "path", p.name)
+			s.lost = p.giveUp(s.lost)
+			p.ctrl.OnSilence(now)
+		}
+		s.probe(now, at, p)
+		starting = starting || (p.state == PathOpening && at-s.since < us(time.Second)) ||
+			(p.state == PathUp && p.ctrl.State() == rateStartup)
+	}
+	s.oneProbeRTT()
+	s.tailTimer(at)
+	s.handleLost(at)
+	s.runDeferred(at)
+	for _, l := range s.live {
+		if l.rx.equalised() {
+			l.rx.equalise(at, s.rx[:])
+		}
+		l.tx.feedFEC(now)
+		s.setShelter(l)
+	}
+	if !s.startDone && (!starting || at-s.since > us(startupAtMost)) {
+		s.startDone = true
+		close(s.started)
+	}
+	s.sweep(at)
+}
+
+// oneProbeRTT lets at most one path at a time drain for its base delay.
+func (s *Session) oneProbeRTT() {
+	if p := s.probeRTT; p != nil && p.ctrl.WantProbeRTT() && p.state == PathUp {
+		return
+	}
+	if s.probeRTT != nil {
+		s.probeRTT.ctrl.AllowProbeRTT(false)
+		s.probeRTT = nil
+	}
+	for _, p := range s.b.paths {
+		if p.state == PathUp && p.ctrl.WantProbeRTT() {
+			p.ctrl.AllowProbeRTT(true)
+			s.probeRTT = p
+			return
+		}
+	}
+}
+
+// probe sends the path's next probe when it is due.
+func (s *Session) probe(now time.Time, at stamp, p *pathTx) {
+	interval := probeInterval
+	switch {
+	case p.state != PathUp:
+		interval = probeSuspect
+		if p.state == PathDown && at-p.stateSince > us(10*time.Second) {
+			interval = probeInterval
+		}
+	case at-p.lastData > us(idleAfter):
+		interval = probeIdle
+	}
+	if at-p.lastProbe < us(interval) || p.full() || !s.b.out.room() {
+		return
+	}
+	if !p.validated && p.unvalBytes > maxUnvalidated {
+		return
+	}
+	p.lastProbe = at
+	s.b.emit(now, at, p, header{kind: kindProbe}, nil, true, false)
+}
+
+// tailTimer sends again what no report speaks of, as nothing newer came through on its path (RFC 9002's probe timeout,
+// for all packets at once).
+func (s *Session) tailTimer(at stamp) {
+	for _, p := range s.b.paths {
+		if p.state != PathUp || p.rtt == 0 {
+			continue
+		}
+		limit := at - us(p.rtt+tailRetry+4*time.Duration(p.owdVar)*time.Microsecond)
+		for seq := max(p.low, p.tailChecked); seq < p.next; seq++ {
+			r := p.rec(seq)
+			if r.at > limit {
+				break
+			}
+			p.tailChecked = seq + 1
+			if !r.resolved && r.source {
+				s.lost = append(s.lost, lostRef{r.lane, p.id, r.laneSeq, seq})
+			}
+		}
+	}
+}
+
+// sendReport tells the peer what arrived, if it is time. Called with mu held.
+func (s *Session) sendReport(now time.Time, at stamp) {
+	b := s.b
+	fresh, full := 0, false
+	for _, rx := range s.rx {
+		if rx != nil {
+			fresh += rx.fresh
+			full = full || rx.fresh >= reportEvery || (rx.gapAt != 0 && at-rx.gapAt >= us(gapDelay))
+		}
+	}
+	interval := reportInterval
+	if fresh < reportBusy {
+		interval = reportIdle
+	}
+	due := full && at-s.lastReport >= us(gapDelay) || fresh > 0 && at-s.lastReport >= us(interval)
+	if s.echo == nil && !due {
+		return
+	}
+	r := &s.scratch
+	r.reset()
+	s.bitmap = s.bitmap[:0]
+	p := s.reportPath()
+	if s.echo != nil {
+		p = s.echoPath
+		r.echo, r.echoPath, r.echoSeq = true, s.echo.id, s.echoSeq
+		s.echo, s.echoPath = nil, nil
+	}
+	if p == nil || p.full() {
+		return
+	}
+	for _, rx := range s.rx {
+		if rx != nil && (rx.dirty || at-rx.lastAt < us(time.Second)) {
+			var pr pathReport
+			pr, s.bitmap = rx.section(s.bitmap)
+			r.paths = append(r.paths, pr)
+		}
+	}
+	for _, l := range s.live {
+		if l.rx.high > 0 && (l.rx.arrived || l.rx.cum < l.rx.high || l.rx.unsaid > 0) && len(r.lanes) < maxReportLanes {
+			if l.rx.arrived {
+				l.rx.unsaid = 3 // said again, in case this report is lost
+			} else if l.rx.unsaid > 0 {
+				l.rx.unsaid--
+			}
+			var lr laneReport
+			lr, r.ranges = l.rx.section(r.ranges)
+			r.lanes = append(r.lanes, lr)
+		}
+	}
+	s.body = r.append(s.body[:0], p.mtu()-headerSize-tagSize)
+	s.lastReport = at
+	s.reportNo++
+	b.emit(now, at, p, header{kind: kindReport, laneSeq: s.reportNo}, s.body, false, false)
+}
+
+// reportPath alternates between the two earliest paths, so that one going dark costs every second report at most.
+func (s *Session) reportPath() *pathTx {
+	var first, second *pathTx
+	better := func(a, c *pathTx) bool {
+		if c == nil {
+			return true
+		}
+		if (a.state == PathUp) != (c.state == PathUp) {
+			return a.state == PathUp
+		}
+		return a.owdRel < c.owdRel
+	}
+	for _, p := range s.b.paths {
+		if p.state == PathDown || (!p.validated && p.unvalBytes > maxUnvalidated) {
+			continue
+		}
+		switch {
+		case better(p, first):
+			first, second = p, first
+		case better(p, second):
+			second = p
+		}
+	}
+	if second != nil && second.state == PathUp && s.reportNo%2 == 1 {
+		return second
+	}
+	return first
+}
+
+// fill hands lane packets to paths by priority while pacers have credit; it returns when one will. Called with mu held.
+func (s *Session) fill(now time.Time, at stamp) stamp {
+	b := s.b
+	next := stamp(math.MaxInt64)
+	for b.out.room() {
+		sent := false
+		for c := Realtime; c < numClasses && b.out.room(); c++ {
+			if s.floor >= bulkFloor && c != Bulk {
+				continue // bulk's turn
+			}
+			ok, wait := s.fillClass(now, at, c)
+			if ok {
+				sent = true
+				break
+			}
+			if wait > 0 {
+				next = min(next, wait)
+			}
+		}
+		if sent {
+			continue
+		}
+		if s.floor > 0 {
+			s.floor = 0
+			continue // bulk had nothing to send in its turn
+		}
+		for _, p := range b.paths {
+			p.appLim = p.appLim || p.nextFree <= at // it had credit left
+		}
+		break
+	}
+	return next
+}
+
+// fillClass sends one datagram of the class: a repetition, a repair or a new packet. It tells when to come back if a
+// path must be waited for.
+func (s *Session) fillClass(now time.Time, at stamp, c Class) (bool, stamp) {
+	wait := stamp(0)
+	later := func(w stamp) {
+		if w > 0 && (wait == 0 || w < wait) {
+			wait = w
+		}
+	}
+	s.turn++
+	n := len(s.live)
+	for pass := range 3 {
+		for i := range n {
+			l := s.live[(i+s.turn)%n]
+			if l.tx.class != c {
+				continue
+			}
+			var ok bool
+			var w stamp
+			switch pass {
+			case 0:
+				ok, w = s.sendAgain(now, at, l)
+			case 1:
+				ok, w = s.sendRepair(now, at, l)
+			case 2:
+				ok, w = s.sendNew(now, at, l)
+			}
+			if ok {
+				if c == Bulk {
+					s.floor = 0
+				} else {
+					s.floor++
+				}
+				return true, 0
+			}
+			later(w)
+		}
+	}
+	return false, wait
+}
+
+func (s *Session) sendAgain(now time.Time, at stamp, l *Lane) (bool, stamp) {
+	seq, o := l.tx.nextAgain()
+	if o == nil {
+		return false, 0
+	}
+	p, wait := s.pick(at, pickAgain, o.buf.n, o.path)
+	if p == nil {
+		return false, wait
+	}
+	l.tx.again.pop()
+	o.queued = false
+	first := o.path
+	s.transmit(now, at, l, seq, o, p)
+	l.tx.resent++
+	if (o.tries > 2 || l.tx.shelter > 0 && p.lossShort > 0.01) && s.b.out.room() {
+		// Not the first repetition any more, or one that must not fail: over two paths at once.
+		if q, _ := s.pick(at, pickAgain, o.buf.n, p.id); q != nil && q != p && (q.id != first || len(s.b.paths) < 3) {
+			s.b.emit(now, at, q, header{kind: kindSource, lane: l.id, laneSeq: uint32(seq)}, o.buf.bytes(), true, false)
+		}
+	}
+	return true, 0
+}
+
+func (s *Session) transmit(now time.Time, at stamp, l *Lane, seq uint64, o *outPacket, p *pathTx) {
+	p.lastData = at
+	o.pseq = s.b.emit(now, at, p, header{kind: kindSource, lane: l.id, laneSeq: uint32(seq)}, o.buf.bytes(), true, true)
+	p.rec(o.pseq).laneSeq = seq
+	o.path, o.at = p.id, at
+	if o.tries < maxTries {
+		o.tries++
+	}
+}
+
+func (s *Session) sendNew(now time.Time, at stamp, l *Lane) (bool, stamp) {
+	t := l.tx
+	if t.queue.len() == 0 || !t.room() {
+		return false, 0
+	}
+	how := pickEarliest
+	if t.class == Bulk {
+		how = pickSpread
+	}
+	buf := t.queue.front()
+	p, wait := s.pick(at, how, buf.n, maxPaths)
+	if p == nil {
+		return false, wait
+	}
+	t.queue.pop()
+	seq := t.next
+	t.next++
+	o := &t.out[seq%laneWindow]
+	*o = outPacket{buf: buf}
+	s.transmit(now, at, l, seq, o, p)
+	t.sent++
+	t.sentSince++
+	t.onSource(at, seq, buf.bytes(), p.id)
+	if t.queue.len() == laneQueue/2 || t.queue.len() == 0 {
+		l.stalled.Store(false)
+		select {
+		case l.room <- struct{}{}:
+		default:
+		}
+	}
+	return true, 0
+}
+
+// pad fills paths whose rate is not known yet, while the lanes have nothing for them; it returns when to go on.
+func (s *Session) pad(now time.Time, at stamp) stamp {
+	if s.startDone {
+		return 0
+	}
+	next := stamp(0)
+	for _, p := range s.b.paths {
+		if p.state != PathUp || !p.validated || p.ctrl.State() != rateStartup {
+			continue
+		}
+		size := p.mtu()
+		for s.b.out.room() && p.credit(at, size+frameOverhead) {
+			s.b.emit(now, at, p, header{kind: kindPadding}, padding[:size-headerSize-tagSize], true, false)
+		}
+		if p.inflight+int64(size+frameOverhead) <= p.ctrl.InflightCap() && (next == 0 || p.nextFree < next) {
+			next = p.nextFree
+		}
+	}
+	return max(next, 0)
+}
+
+var padding [maxDatagram]byte
+
+type pickMode uint8
+
+const (
+	pickEarliest pickMode = iota // earliest arrival; waits for that path's pacer
+	pickSpread                   // any path in time for the common delay: whose pacer is free the longest
+	pickAgain                    // earliest arrival, a loss weighed as a round trip
+)
+
+// pick chooses the path for a packet of n bytes; avoid is not taken if there is another. With none free it tells when
+// to come back (0: only news will help).
+func (s *Session) pick(at stamp, how pickMode, n int, avoid uint8) (*pathTx, stamp) {
+	size := n + headerSize + tagSize + frameOverhead
+	var best *pathTx
+	var bestScore, wait stamp
+	for _, p := range s.b.paths {
+		if !p.usable() || p.inflight+int64(size) > p.ctrl.InflightCap() || p.full() ||
+			(!p.validated && p.unvalBytes+size > maxUnvalidated) {
+			continue
+		}
+		if how == pickSpread {
+			if s.leftOut(p) {
+				continue
+			}
+			if p.nextFree > at {
+				if wait == 0 || p.nextFree < wait {
+					wait = p.nextFree
+				}
+				continue
+			}
+			if best == nil || p.nextFree < bestScore {
+				best, bestScore = p, p.nextFree
+			}
+			continue
+		}
+		score := max(p.nextFree, at) + stamp(int64(size)*8_000_000/max(p.ctrl.Bandwidth(), 100_000)) + stamp(p.owdRel)
+		score += stamp(p.owdVar)
+		if how == pickAgain {
+			score += stamp(p.lossShort * float64(us(p.rtt)))
+		}
+		if p.id == avoid {
+			score += us(20 * time.Millisecond)
+		}
+		if best == nil || score < bestScore {
+			best, bestScore = p, score
+		}
+	}
+	if best == nil {
+		return nil, wait
+	}
+	if best.nextFree > at {
+		return nil, best.nextFree
+	}
+	return best, 0
+}
+
+// leftOut tells whether a path would cost a bulk lane more than it brings.
+func (s *Session) leftOut(p *pathTx) bool {
+	var total int64
+	least := p.owdRel
+	for _, q := range s.b.paths {
+		if q.usable() {
+			total += q.ctrl.Bandwidth()
+			least = min(least, q.owdRel)
+		}
+	}
+	return p.owdRel-least > int64(us(leftOutDelay)) && float64(p.ctrl.Bandwidth()) < leftOutShare*float64(total)
+}

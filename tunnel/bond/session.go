@@ -1,0 +1,444 @@
+package bond
+
+import (
+	"context"
+	"crypto/cipher"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+)
+
+const (
+	lanesPerClass = 64
+	// laneBacklog bounds the lanes a peer has opened and nobody accepted.
+	laneBacklog = 32
+	// laneTombstone is how long the number of a closed lane stays unused, so that late packets hit no new lane.
+	laneTombstone = 30 * time.Second
+	// laneLinger is how long a closed lane still gets its last packets (QUIC's CONNECTION_CLOSE) across.
+	laneLinger = time.Second
+	// startupAtMost bounds the time that padding may fill idle paths to find their rate.
+	startupAtMost = 4 * time.Second
+	maxLanes      = 64
+)
+
+// ErrTooMany is returned where a limit on lanes is reached.
+var ErrTooMany = errors.New("too many")
+
+// Session is one life of a bond: from the handshake of two node lives until one of them restarts or closes. Safe for
+// concurrent use.
+type Session struct {
+	b          *Bond
+	peerEpoch  uint64
+	sealAEAD   cipher.AEAD
+	verifyAEAD cipher.AEAD
+	since      stamp
+	done       chan struct{}
+	accepted   chan *Lane
+	started    chan struct{} // closed once the paths' rates are known
+	startDone  bool
+
+	rx         [maxPaths]*pathRx
+	anchor     uint32 // offset of the clocks, about: makes one-way delays small numbers
+	haveAnchor bool
+
+	lanes    [256]*Lane
+	live     []*Lane // open or lingering
+	nextLane [numClasses]int
+
+	reportNo     uint32
+	lastReportNo uint32
+	haveReport   bool
+	lastReport   stamp
+	reportWanted bool
+	echo         *pathRx // a probe waits for its report
+	echoPath     *pathTx
+	echoSeq      uint32
+	scratch      report
+	bitmap       []byte
+	body         []byte
+	in           report
+	lost         []lostRef
+	deferred     ring[deferredLoss]
+	nextTick     stamp
+	probeRTT     *pathTx
+	turn         int // round robin over the lanes of a class
+	floor        int // packets since bulk last went
+}
+
+// deferredLoss is a lost packet that FEC may still repair.
+type deferredLoss struct {
+	ref lostRef
+	due stamp
+}
+
+// newSession derives a session's keys from both epochs. Called with the bond's mutex held.
+func newSession(b *Bond, peerEpoch uint64) *Session {
+	return &Session{
+		b: b, peerEpoch: peerEpoch,
+		sealAEAD:   b.sec.sessionAEAD(b.sec.local, b.epoch, peerEpoch),
+		verifyAEAD: b.sec.sessionAEAD(b.sec.peer, b.epoch, peerEpoch),
+		done:       make(chan struct{}),
+		accepted:   make(chan *Lane, laneBacklog),
+		started:    make(chan struct{}),
+	}
+}
+
+// Initiator tells whether this side opens the lanes and dials QUIC on them: the node with the lesser key does.
+func (s *Session) Initiator() bool { return s.b.sec.local.Compare(s.b.sec.peer) < 0 }
+
+// Done is closed when the session has ended; its lanes are closed then.
+func (s *Session) Done() <-chan struct{} { return s.done }
+
+// Started is closed once the rates of the paths are known (or after startupAtMost): the time to warm bulk lanes.
+func (s *Session) Started() <-chan struct{} { return s.started }
+
+// OpenLane opens a lane of the class. Only the initiator does.
+func (s *Session) OpenLane(c Class) (*Lane, error) {
+	if c >= numClasses {
+		return nil, fmt.Errorf("open lane: %v, allowed realtime to bulk", c)
+	}
+	if !s.Initiator() {
+		return nil, errors.New("open lane: the peer opens the lanes of this session")
+	}
+	b := s.b
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.sess != s {
+		return nil, fmt.Errorf("open lane: session ended: %w", ErrClosed)
+	}
+	if len(s.live) >= maxLanes {
+		return nil, fmt.Errorf("open lane: %w lanes, allowed %d", ErrTooMany, maxLanes)
+	}
+	_, at := b.host.now()
+	for range lanesPerClass {
+		id := laneID(c, s.nextLane[c])
+		s.nextLane[c] = (s.nextLane[c] + 1) % lanesPerClass
+		if old := s.lanes[id]; old == nil || old.reusable(at) {
+			return s.addLane(id), nil
+		}
+	}
+	return nil, fmt.Errorf("open lane: %w %v lanes, allowed %d", ErrTooMany, c, lanesPerClass)
+}
+
+// AcceptLane returns the next lane that the peer opened.
+func (s *Session) AcceptLane(ctx context.Context) (*Lane, error) {
+	select {
+	case l := <-s.accepted:
+		return l, nil
+	case <-s.done:
+		return nil, ErrClosed
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// Capacity returns the estimated rate of all paths that are up, in bits a second as sent, and the round trip that a
+// bulk lane sees; zero before anything is known.
+func (s *Session) Capacity() (bitsPerSec int64, rtt time.Duration) {
+	b := s.b
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, p := range b.paths {
+		if p.state == PathUp {
+			bitsPerSec += p.ctrl.Bandwidth()
+			rtt = max(rtt, p.rtt)
+		}
+	}
+	if rtt > 0 {
+		rtt += 2 * equaliseMargin
+	}
+	return bitsPerSec, rtt
+}
+
+func laneID(c Class, i int) uint8 { return uint8(c)<<6 | uint8(i) }
+
+func laneClass(id uint8) Class { return Class(id >> 6) }
+
+// addLane is called with mu held.
+func (s *Session) addLane(id uint8) *Lane {
+	l := newLane(s, id)
+	s.lanes[id] = l
+	s.live = append(s.live, l)
+	return l
+}
+
+// laneFor finds or, where the peer opens lanes, makes the lane of a received packet. Called with mu held.
+func (s *Session) laneFor(at stamp, id uint8) *Lane {
+	l := s.lanes[id]
+	if l != nil && !l.reusable(at) {
+		return l
+	}
+	if s.Initiator() || laneClass(id) >= numClasses || len(s.live) >= maxLanes {
+		return nil
+	}
+	l = s.addLane(id)
+	select {
+	case s.accepted <- l:
+		return l
+	default:
+		l.closeLocked(at)
+		return nil
+	}
+}
+
+// end closes the lanes. Called with mu held.
+func (s *Session) end() {
+	_, at := s.b.host.now()
+	for _, l := range s.live {
+		l.closeLocked(at)
+		l.tx.release()
+		l.rx.drop()
+	}
+	s.live = nil
+	close(s.done)
+	if !s.startDone {
+		s.startDone = true
+		close(s.started)
+	}
+}
+
+// sweep forgets lanes that are closed and have nothing more to send. Called with mu held.
+func (s *Session) sweep(at stamp) {
+	kept := s.live[:0]
+	for _, l := range s.live {
+		if l.closedAt != 0 && (at-l.closedAt > us(laneLinger) || (l.tx.base == l.tx.next && l.tx.queue.len() == 0)) {
+			l.tx.release()
+			l.rx.drop()
+			continue
+		}
+		kept = append(kept, l)
+	}
+	clear(s.live[len(kept):])
+	s.live = kept
+}
+
+// relOWD returns the one-way delay of a datagram in µs against an offset that is the same for all paths of the
+// session, so that delays compare exactly without synchronised clocks.
+func (s *Session) relOWD(at stamp, sent uint32) int64 {
+	raw := uint32(at) - sent
+	if !s.haveAnchor {
+		s.anchor, s.haveAnchor = raw, true
+	}
+	return int64(int32(raw - s.anchor))
+}
+
+// receive takes one datagram off an uplink.
+func (b *Bond) receive(u *uplink, addr netip.AddrPort, h header, d []byte) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return
+	}
+	now, at := b.host.now()
+	if h.kind == kindOpen {
+		b.onOpen(at, u, addr, h, d)
+		return
+	}
+	s := b.sess
+	if s == nil || !s.verify(&b.tagger, h, d) {
+		// The first datagram under the candidate's keys proves that the peer is alive and knows our epoch.
+		if c := b.cand; c != nil && c.verify(&b.tagger, h, d) {
+			b.establish(at, c)
+			s = c
+		} else {
+			if s == nil && b.cand == nil {
+				b.host.drops.noSession.Add(1)
+			} else {
+				b.host.drops.badTag.Add(1)
+			}
+			return
+		}
+	}
+	s.accept(now, at, u, addr, h, d)
+}
+
+func (s *Session) verify(t *tagger, h header, d []byte) bool {
+	seq := uint64(h.seq)
+	if rx := s.rx[h.path]; rx != nil {
+		seq = extend(h.seq, rx.largest)
+	}
+	return verify(s.verifyAEAD, t.session(h.path, seq), d)
+}
+
+// accept takes an authenticated datagram. Called with mu held.
+func (s *Session) accept(now time.Time, at stamp, u *uplink, addr netip.AddrPort, h header, d []byte) {
+	b := s.b
+	rx := s.rx[h.path]
+	if rx == nil {
+		rx = newPathRx(h.path)
+		s.rx[h.path] = rx
+	}
+	seq := extend(h.seq, rx.largest)
+	if !rx.window.fresh(seq) {
+		b.host.drops.replayed.Add(1)
+		return
+	}
+	newest := seq >= rx.largest
+	owd := s.relOWD(at, h.sent)
+	eliciting := h.kind != kindReport && h.kind != kindClose
+	rx.accept(at, seq, owd, len(d)+frameOverhead, eliciting)
+	var back *pathTx
+	if newest && (rx.pair == nil || rx.uplink != u || rx.addr != addr) {
+		// Only what is authenticated, fresh and newest moves a peer.
+		rx.uplink, rx.addr = u, addr
+		rx.pair = b.pathTo(u, addr, rx)
+	}
+	back = rx.pair
+	body := d[headerSize : len(d)-tagSize]
+	switch h.kind {
+	case kindSource:
+		l := s.laneFor(at, h.lane)
+		if l == nil || l.closedAt != 0 {
+			b.host.drops.laneRefused.Add(1)
+			return
+		}
+		l.rx.active[h.path] = at
+		rx.lastSource = at
+		if !l.rx.haveDelay && l.rx.equalised() {
+			l.rx.equalise(at, s.rx[:])
+		}
+		l.rx.source(at, extend(h.laneSeq, l.rx.high), body, at-stamp(owd))
+		l.touched = true
+	case kindRepair:
+		l := s.laneFor(at, h.lane)
+		if l == nil || l.closedAt != 0 {
+			b.host.drops.laneRefused.Add(1)
+			return
+		}
+		if err := l.rx.repair(at, extend(h.laneSeq, l.rx.high), int(h.aux)+1, repairKey(h.path, h.seq), body); err != nil {
+			b.host.drops.badBody.Add(1)
+		}
+		l.touched = true
+	case kindReport:
+		if err := s.in.parse(body); err != nil {
+			b.host.drops.badBody.Add(1)
+			return
+		}
+		s.onReport(now, at, h.laneSeq, &s.in)
+	case kindProbe:
+		if back != nil {
+			s.echo, s.echoPath, s.echoSeq = rx, back, h.seq
+		}
+	case kindPadding:
+	case kindClose:
+		b.endSession("the peer closed it")
+	}
+}
+
+// repairKey is the key of a repair symbol's coefficients, known to both sides from the header.
+func repairKey(path uint8, seq uint32) uint32 { return seq ^ uint32(path)<<28 }
+
+// received is called after a batch of datagrams: it wakes who has something to do.
+func (b *Bond) received() {
+	b.mu.Lock()
+	s := b.sess
+	wake := false
+	if s != nil {
+		for _, l := range s.live {
+			if l.touched {
+				l.touched = false
+				l.poke()
+			}
+		}
+		wake = s.echo != nil || s.reportWanted || s.reportDue()
+	}
+	for _, p := range b.paths {
+		wake = wake || p.wantOpen
+	}
+	if s != nil {
+		s.reportWanted = false
+	}
+	b.mu.Unlock()
+	if wake {
+		b.wakeup()
+	}
+}
+
+// reportDue tells whether so much came on a path that the peer must hear of it now.
+func (s *Session) reportDue() bool {
+	for _, rx := range s.rx {
+		if rx != nil && (rx.fresh >= reportEvery || rx.gapAt != 0) {
+			return true
+		}
+	}
+	return false
+}
+
+// onReport takes the peer's view of what arrived. Called with mu held.
+func (s *Session) onReport(now time.Time, at stamp, no uint32, r *report) {
+	b := s.b
+	if s.haveReport && int32(no-s.lastReportNo) <= 0 {
+		return // an older one, overtaken
+	}
+	s.lastReportNo, s.haveReport = no, true
+	s.reportWanted = true // room and credit may have come: let the run loop look
+	s.lost = s.lost[:0]
+	for i := range r.paths {
+		pr := &r.paths[i]
+		if int(pr.id) >= len(b.paths) {
+			continue
+		}
+		p := b.paths[pr.id]
+		s.lost = p.onReport(now, at, pr, s.lost)
+		s.advance(at, p)
+	}
+	if r.echo && int(r.echoPath) < len(b.paths) {
+		b.paths[r.echoPath].onEcho(at, r.echoSeq)
+	}
+	for i := range r.lanes {
+		if l := s.lanes[r.lanes[i].id]; l != nil {
+			l.tx.confirm(&r.lanes[i])
+		}
+	}
+	s.handleLost(at)
+}
+
+// handleLost sends lost packets again that the peer still lacks: at once, or where FEC runs, when its time is over.
+func (s *Session) handleLost(at stamp) {
+	for _, ref := range s.lost {
+		l := s.lanes[ref.lane]
+		if l == nil {
+			continue
+		}
+		o := l.tx.entry(ref.seq)
+		again := o != nil && o.tries > 1
+		if l.tx.class != Bulk || again {
+			l.tx.lostSince++
+		}
+		if o == nil || o.buf == nil {
+			continue // repaired meanwhile
+		}
+		if o.path != ref.path || o.pseq != ref.pseq {
+			continue // a newer copy is on its way
+		}
+		if hold := l.tx.fecHold(); hold > 0 && o.tries == 1 {
+			s.deferred.push(deferredLoss{ref, at + us(hold)})
+			continue
+		}
+		s.retransmit(l, ref.seq)
+	}
+	s.lost = s.lost[:0]
+}
+
+func (s *Session) retransmit(l *Lane, seq uint64) {
+	if l.tx.class != Bulk || l.tx.entry(seq).tries > 1 {
+		l.tx.badSince++
+	}
+	if l.tx.class == Realtime {
+		return // of no use by then
+	}
+	l.tx.sendAgain(seq)
+}
+
+// runDeferred retransmits what FEC did not repair in time. Called with mu held.
+func (s *Session) runDeferred(at stamp) {
+	for s.deferred.len() > 0 && s.deferred.front().due <= at {
+		d := s.deferred.pop()
+		if l := s.lanes[d.ref.lane]; l != nil {
+			if o := l.tx.entry(d.ref.seq); o != nil && o.buf != nil && o.path == d.ref.path && o.pseq == d.ref.pseq {
+				s.retransmit(l, d.ref.seq)
+			}
+		}
+	}
+}

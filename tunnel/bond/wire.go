@@ -1,0 +1,113 @@
+package bond
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+)
+
+// Every bond datagram is header, body, tag:
+//
+//	 0        1       2..5     6..9      10..13     14    15   16..19
+//	ver|kind  path    bond id  path seq  send time  lane  aux  lane seq   body...   tag (16)
+//
+// Path sequence number and send time (microseconds of the sender's clock) are the low 32 bits; the receiver extends
+// them. aux and lane seq mean: source: 0, the packet's number; repair: symbols covered minus one, the first of them;
+// report: 0, the report's number; otherwise 0.
+const (
+	wireVersion = 1
+	headerSize  = 20
+	tagSize     = 16
+	// Overhead is what the bond adds to a lane packet, without UDP and IP: header, tag and the two bytes by which a
+	// repair symbol is longer than what it protects.
+	Overhead = headerSize + tagSize + 2
+)
+
+type kind uint8
+
+const (
+	kindSource  kind = 1 + iota // one QUIC packet
+	kindRepair                  // FEC repair symbol
+	kindReport                  // what arrived
+	kindProbe                   // asks for a report on the same path
+	kindPadding                 // fills a path while its rate is being found
+	kindOpen                    // session handshake, under the static key
+	kindClose                   // the sender's session ends
+	kindEnd                     // first unassigned value
+)
+
+// ErrMalformed is returned for a datagram that does not parse.
+var ErrMalformed = errors.New("malformed datagram")
+
+type header struct {
+	kind    kind
+	path    uint8
+	bond    uint32
+	seq     uint32
+	sent    uint32
+	lane    uint8
+	aux     uint8
+	laneSeq uint32
+}
+
+func (h *header) put(b []byte) {
+	_ = b[headerSize-1]
+	b[0] = wireVersion<<4 | byte(h.kind)
+	b[1] = h.path
+	binary.BigEndian.PutUint32(b[2:], h.bond)
+	binary.BigEndian.PutUint32(b[6:], h.seq)
+	binary.BigEndian.PutUint32(b[10:], h.sent)
+	b[14] = h.lane
+	b[15] = h.aux
+	binary.BigEndian.PutUint32(b[16:], h.laneSeq)
+}
+
+// parseHeader reads the header of a whole datagram (tag included).
+func parseHeader(b []byte) (h header, err error) {
+	if len(b) < headerSize+tagSize {
+		return h, fmt.Errorf("%w: %d bytes, at least %d expected", ErrMalformed, len(b), headerSize+tagSize)
+	}
+	if v := b[0] >> 4; v != wireVersion {
+		return h, fmt.Errorf("%w: version %d, only %d is spoken", ErrMalformed, v, wireVersion)
+	}
+	h.kind = kind(b[0] & 15)
+	if h.kind == 0 || h.kind >= kindEnd {
+		return h, fmt.Errorf("%w: kind %d, allowed 1 to %d", ErrMalformed, h.kind, kindEnd-1)
+	}
+	h.path = b[1]
+	if h.path >= maxPaths {
+		return h, fmt.Errorf("%w: path %d, allowed 0 to %d", ErrMalformed, h.path, maxPaths-1)
+	}
+	h.bond = binary.BigEndian.Uint32(b[2:])
+	h.seq = binary.BigEndian.Uint32(b[6:])
+	h.sent = binary.BigEndian.Uint32(b[10:])
+	h.lane = b[14]
+	h.aux = b[15]
+	h.laneSeq = binary.BigEndian.Uint32(b[16:])
+	return h, nil
+}
+
+// extend returns the 64-bit number nearest to around whose low 32 bits are low. Numbers start at 0.
+func extend(low uint32, around uint64) uint64 {
+	n := int64(around) + int64(int32(low-uint32(around)))
+	if n < 0 {
+		n += 1 << 32
+	}
+	return uint64(n)
+}
+
+// openBody is the body of a kindOpen datagram: the sender's epoch and the newest epoch it has heard of the receiver, 0
+// for none. The nonce of an open datagram is its epoch and path seq, which therefore never repeat together.
+const openBodySize = 16
+
+func putOpen(b []byte, epoch, echo uint64) {
+	binary.BigEndian.PutUint64(b, epoch)
+	binary.BigEndian.PutUint64(b[8:], echo)
+}
+
+func parseOpen(b []byte) (epoch, echo uint64, err error) {
+	if len(b) != openBodySize {
+		return 0, 0, fmt.Errorf("%w: open body of %d bytes, %d expected", ErrMalformed, len(b), openBodySize)
+	}
+	return binary.BigEndian.Uint64(b), binary.BigEndian.Uint64(b[8:]), nil
+}

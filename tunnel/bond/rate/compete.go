@@ -1,9 +1,6 @@
 package rate
 
-import (
-	"math"
-	"time"
-)
+import "time"
 
 // While a queue stays that sending less does not take away, another flow holds
 // it (or the route has grown longer, which looks the same until the base delay
@@ -30,9 +27,11 @@ const (
 	// aloneDrop is the part of the expected fall of the queue in Down that
 	// shows the queue to be this sender's own; twice in a row it must.
 	aloneDrop = 0.75
+	// aloneSlow is the part of the rate delivered in Down below which nobody
+	// else has taken what was left.
+	aloneSlow = 0.82
 	// rejoinFor is how long the rate held beside another flow is remembered.
 	rejoinFor = 20 * time.Second
-	floors    = 4 // cycles over which the least delays are compared
 )
 
 type competition struct {
@@ -49,14 +48,15 @@ type competition struct {
 	heldBW float64 // rate when competing last ended
 	heldAt time.Time
 
-	floor   [floors]time.Duration // least delay of each of the last cycles
-	floorsN int
-	floorD  time.Duration // of this cycle so far
+	calm time.Duration // queue before Up
+	low  time.Duration // least mean delay of Drain or of the cycle, raw
+	high time.Duration // and the most
+	slow float64       // least rate delivered in Drain
 }
 
 func (c *Controller) startCompete(now time.Time, m float64, ok bool) {
 	c.compete, c.alone, c.lossy = true, 0, false
-	c.floorsN, c.floorD = 0, math.MaxInt64
+	c.delay.hold = true
 	if c.heldAt.IsZero() || now.Sub(c.heldAt) > rejoinFor {
 		c.share = fairShare
 		c.bw = max(m, c.before/2)
@@ -71,6 +71,7 @@ func (c *Controller) stopCompete(now time.Time, m float64) {
 	c.heldBW, c.heldAt = c.bw, now
 	c.bw = min(c.bw, m)
 	c.delay.hold = false
+	c.deep = deepDowns
 	c.enter(now, down)
 }
 
@@ -80,13 +81,12 @@ func (c *Controller) stepCompete(now time.Time, m float64, app, ok bool) {
 	if !ok || app {
 		return
 	}
-	c.floorD = min(c.floorD, c.delay.least)
 	lag := c.lastRTT
 	age := now.Sub(c.since)
 	switch c.state {
 	case up:
 		if c.phase == 0 && age >= lag*9/10 {
-			c.plain, c.phase = c.average(maxSpan/2, m), 1
+			c.plain, c.calm, c.phase = c.average(maxSpan/2, m), c.queue(), 1
 		}
 		if c.phase == 1 && age >= lag+c.span {
 			c.measureShare(c.average(c.span*8/10, m))
@@ -97,6 +97,10 @@ func (c *Controller) stepCompete(now time.Time, m float64, app, ok bool) {
 			c.peak, c.phase = c.delay.standing(), 1
 		}
 		if c.phase == 1 && age >= lag+c.span+c.delayWindow() {
+			if c.plain > 0 && c.quiet() && c.average(c.span*8/10, m) < c.slowed(c.plain) && (c.queue()-c.calm).Abs() < c.flatness() {
+				c.newRoute(now)
+				return
+			}
 			fall := seconds(c.peak - c.delay.standing())
 			if c.queue() < c.target()+3*time.Millisecond || fall >= aloneDrop*(1-competeDown)*seconds(c.span) {
 				c.alone++
@@ -107,7 +111,6 @@ func (c *Controller) stepCompete(now time.Time, m float64, app, ok bool) {
 				c.stopCompete(now, m)
 				return
 			}
-			c.holdBase()
 			c.steer()
 			c.enter(now, cruise)
 		}
@@ -133,19 +136,33 @@ func (c *Controller) steer() {
 	c.bw *= min(max(g, mostDown), mostUp)
 }
 
-// holdBase keeps the base delay from being forgotten while the least delay of
-// the cycles wanders, as another flow's queue does. A new, longer route has the
-// same least delay in each.
-func (c *Controller) holdBase() {
-	copy(c.floor[1:], c.floor[:])
-	c.floor[0] = c.floorD
-	c.floorsN = min(c.floorsN+1, floors)
-	c.floorD = math.MaxInt64
-	lo, hi := c.floor[0], c.floor[0]
-	for _, d := range c.floor[:c.floorsN] {
-		lo, hi = min(lo, d), max(hi, d)
-	}
-	c.delay.hold = hi-lo > 4*time.Millisecond+2*c.delay.jitter()
+// flatness is the change of the mean queue that jitter explains.
+func (c *Controller) flatness() time.Duration {
+	return 3*time.Millisecond + 2*c.delay.jitter()
+}
+
+// quiet tells that nothing overflows: a queue that overflows is level too.
+func (c *Controller) quiet() bool {
+	return c.loss.recent < c.loss.floor+lossMargin+c.loss.sigma(recentBlocks*lossBlock)
+}
+
+// slowed is the rate below which what was delivered of rate has plainly gone
+// down with what was sent; jitter blurs it.
+func (c *Controller) slowed(rate float64) float64 {
+	return rate * (aloneSlow + 1.5*seconds(c.delay.jitter())/seconds(max(c.span, 100*time.Millisecond)))
+}
+
+// newRoute takes the present delay for the base: sending less brought that much
+// less through and left the delay as it was, so no queue of this sender's, and
+// none it shares, is in it.
+func (c *Controller) newRoute(now time.Time) {
+	c.compete = false
+	c.delay.hold = false
+	c.delay.rebase(now, c.delay.least)
+	c.rtt, c.rttAt = c.lastRTT, now
+	c.bw = c.before
+	c.deep = deepDowns
+	c.enter(now, down)
 }
 
 func (c *Controller) measureShare(raised float64) {

@@ -140,11 +140,12 @@ func TestFairness(t *testing.T) {
 		{"bbr first", func() tcpControl { return newBBR() }, -10 * sec},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			for _, seed := range seeds(t, 1) {
+			for _, seed := range seeds(t, 4) {
 				s := newSim(t, seed, clean)
 				f := newBondFlow(s, Config{})
 				r := newTCP(s, 1, tc.rival())
-				s.at(max(-tc.first, 0), f.start)
+				// Who meets whom in which phase is chance.
+				s.at(max(-tc.first, 0)+time.Duration(s.rng.IntN(1000))*ms, f.start)
 				s.at(max(tc.first, 0), r.start)
 				trace(s, f, 250*ms)
 				s.run(max(tc.first, -tc.first))

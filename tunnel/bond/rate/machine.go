@@ -45,7 +45,11 @@ const (
 	// maxSpan is the longest time a rate is averaged over.
 	maxSpan = 500 * time.Millisecond
 
-	downEvery   = 4 * time.Second // the base is good for 10 s; this sees it twice
+	downEvery = 4 * time.Second // the base is good for 10 s; this sees it twice
+	// After a doubt about the base, deepDowns Downs take deepQueue more away than
+	// is seen: a base that held a queue comes to light.
+	deepDowns   = 3
+	deepQueue   = 20 * time.Millisecond
 	policeEvery = 5 * time.Second
 	// trialPackets is how many packets a trial of the floor asks for, in at most
 	// maxTrial.
@@ -94,7 +98,8 @@ type machine struct {
 	qSlow  float64 // the queue in Cruise, averaged over a second
 	trial  float64 // loss at the last, higher rate tried to learn the floor
 	tryBW  float64 // bw before the first of these trials
-	marked bool    // Down counts loss since its rate shows
+	deep   int
+	marked bool // Down counts loss since its rate shows
 	competition
 }
 
@@ -106,7 +111,8 @@ func (c *Controller) enter(now time.Time, s state) {
 	case up:
 		c.pulsed, c.upFrom, c.upAtN = c.policed, c.bw, now
 	case drain:
-		c.before = c.bw
+		c.before, c.slow = c.bw, c.bw
+		c.low, c.high = 0, 0
 	case cruise:
 		c.lowSince, c.highSince = time.Time{}, time.Time{}
 	}
@@ -247,6 +253,13 @@ func (c *Controller) stepDrain(now time.Time, dt time.Duration, m float64, ok, b
 	if busy && c.delay.sudden() > c.noiseDelay()+10*time.Millisecond+2*c.delay.jitter() {
 		c.track(m, dt, 30*time.Millisecond)
 	}
+	if ok && now.Sub(c.since) > c.delayWindow() {
+		if c.low == 0 && c.high == 0 {
+			c.low, c.high = c.delay.mean, c.delay.mean
+		}
+		c.low, c.high = min(c.low, c.delay.mean), max(c.high, c.delay.mean)
+		c.slow = min(c.slow, m)
+	}
 	if c.settled.IsZero() {
 		if float64(c.inflight) <= c.bw*seconds(c.roundTrip()+targetQueue) || now.Sub(c.since) > 4*c.loop() {
 			c.settled = now
@@ -256,11 +269,14 @@ func (c *Controller) stepDrain(now time.Time, dt time.Duration, m float64, ok, b
 	if now.Sub(c.settled) < c.loop() {
 		return
 	}
-	if c.queue() > highQueue+c.delay.jitter() {
+	switch {
+	case c.queue() <= highQueue+c.delay.jitter():
+		c.enter(now, down)
+	case c.quiet() && c.slow < c.slowed(c.before) && c.high-c.low < c.flatness():
+		c.newRoute(now)
+	default:
 		c.startCompete(now, m, ok)
-		return
 	}
-	c.enter(now, down)
 }
 
 // stepDown empties the queue, waits for a loop to see it empty, and learns from
@@ -290,6 +306,7 @@ func (c *Controller) stepDown(now time.Time, m float64, ok bool) {
 		return
 	}
 	c.downAt = now
+	c.deep = max(c.deep-1, 0)
 	x := min(c.delay.over(), time.Millisecond+5*c.delay.jitter()/2)
 	c.noise += (seconds(x) - c.noise) * 0.4
 	if c.policed {
@@ -335,6 +352,9 @@ func (c *Controller) queueTrusted(now time.Time) bool {
 // downTime is how long Down sends at downGain to take away the queue it found.
 func (c *Controller) downTime() time.Duration {
 	q := min(max(c.fromQ, c.target()), 2*highQueue)
+	if c.deep > 0 {
+		q += deepQueue
+	}
 	return duration(seconds(q)/(1-downGain)) + 20*time.Millisecond
 }
 

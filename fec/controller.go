@@ -30,8 +30,8 @@ const (
 	// relaxTime is how long it takes from Max to the floor once nothing is unrecovered any more. It also sets how
 	// quickly the ratio rises: by Max in relaxTime / (unrecovered share / Target - 1).
 	relaxTime = 30 * time.Second
-	// maxRise is the largest part of Max that one report adds, so that one gap (an outage, which no FEC repairs) does
-	// not count as much as lasting loss.
+	// maxRise is the largest part of Max that is added at one time, so that one gap (an outage, which no FEC repairs)
+	// does not count as much as lasting loss.
 	maxRise = 1.0 / 4
 	// maxStep is the largest part of Max that one unrecovered packet adds, for lanes with few packets.
 	maxStep = 1.0 / 8
@@ -46,13 +46,24 @@ const (
 	// floorMargin is how much repair per lost packet is sent without any being unrecovered. Windows lose more and less
 	// than the mean, so 1 is too little for any residual; more is left to the feedback.
 	floorMargin = 1.25
+	// futileDeviations is how far above Max loss must be, in standard deviations of independent losses, for repair to
+	// be futile; futileBelow is the part of Max that loss must then fall below before repair is sent again.
+	futileDeviations = 4
+	futileBelow      = 0.8
 )
 
 // decaying is a pair of sums whose ratio is wanted over the recent past.
 type decaying struct{ num, den float64 }
 
-func (d *decaying) decay(dt, memory time.Duration) {
-	f := math.Exp(-dt.Seconds() / memory.Seconds())
+// fading is what is left after dt of something remembered for memory.
+func fading(dt, memory time.Duration) float64 {
+	if dt == 0 {
+		return 1
+	}
+	return math.Exp(-dt.Seconds() / memory.Seconds())
+}
+
+func (d *decaying) decay(f float64) {
 	d.num *= f
 	d.den *= f
 }
@@ -81,6 +92,7 @@ type Controller struct {
 	last    time.Time
 	started bool
 	extra   float64 // what the feedback adds to the floor
+	rise    float64 // how much of it was added at the time last
 	futile  bool    // loss is beyond what Max repairs
 	loss    decaying
 	rate    decaying // packets per second
@@ -108,10 +120,11 @@ func clamp(v, lo, hi float64) float64 {
 	return min(v, hi)
 }
 
-// OnReport tells what became of the sourceSent source packets since the report before: lostBeforeFEC did not arrive by
-// themselves (the first time they were sent), unrecovered of these were missing still at their deadline. A few reports
-// to a few tens of reports a second are fine; each packet is in one report only. Numbers that cannot be are limited to
-// what can be.
+// OnReport tells what became of sourceSent consecutive source packets, each of which is in one report only:
+// lostBeforeFEC did not arrive by themselves (the first time they were sent), unrecovered of these were still missing
+// at their deadline. Reports may come at any pace, several for the same now too; some 10 a second are enough for the
+// ratio. TailRepairs knows better how losses bunch when a report is over few packets (some 32). Numbers that cannot be
+// are limited to what can be.
 func (c *Controller) OnReport(now time.Time, sourceSent, lostBeforeFEC, unrecovered int) {
 	sent := float64(max(sourceSent, 0))
 	lost := clamp(float64(lostBeforeFEC), 0, sent)
@@ -121,13 +134,15 @@ func (c *Controller) OnReport(now time.Time, sourceSent, lostBeforeFEC, unrecove
 	if c.started {
 		dt = max(now.Sub(c.last), 0)
 	}
-	c.started, c.last = true, now
+	if !c.started || dt > 0 {
+		c.started, c.last = true, now
+	}
 
-	c.loss.decay(dt, lossTime)
+	c.loss.decay(fading(dt, lossTime))
 	c.loss.add(lost, sent)
-	c.rate.decay(dt, rateTime)
+	c.rate.decay(fading(dt, rateTime))
 	c.rate.add(sent, dt.Seconds())
-	c.bursts.decay(dt)
+	c.bursts.decay(fading(dt, burstTime))
 	c.bursts.add(sent, lost)
 
 	// In packets: settles where missing = Target x sent, without smoothing (and its delay), at any rate.
@@ -135,19 +150,22 @@ func (c *Controller) OnReport(now time.Time, sourceSent, lostBeforeFEC, unrecove
 	if rate := c.rate.ratio(); rate > 0 {
 		step = min(step, c.limits.Max/(relaxTime.Seconds()*c.limits.Target*rate))
 	}
-	c.extra *= math.Exp(-dt.Seconds() / idleTime.Seconds())
-	c.extra += min(step*(missing-c.limits.Target*sent), maxRise*c.limits.Max)
-	c.extra = clamp(c.extra, 0, c.limits.Max-min(c.floor(), c.limits.Max))
+	if dt > 0 {
+		c.rise = 0
+		c.extra *= fading(dt, idleTime)
+	}
+	change := min(step*(missing-c.limits.Target*sent), maxRise*c.limits.Max-c.rise)
+	c.rise += max(change, 0)
+	c.extra = clamp(c.extra+change, 0, c.limits.Max-min(c.floor(), c.limits.Max))
 
-	if loss := c.loss.ratio(); loss > c.limits.Max {
+	// A few packets are no proof: what is lost must exceed what Max repairs by more than chance makes of it.
+	repairable := c.limits.Max * c.loss.den
+	if c.loss.num > repairable+futileDeviations*math.Sqrt(repairable) {
 		c.futile = true
-	} else if loss < c.limits.Max*futileBelow {
+	} else if c.loss.num < repairable*futileBelow {
 		c.futile = false
 	}
 }
-
-// futileBelow is the part of Max that loss must fall below before repair is sent again after it was futile.
-const futileBelow = 0.8
 
 // floor is the ratio that loss alone asks for.
 func (c *Controller) floor() float64 {

@@ -191,12 +191,3 @@ func (s *simulation) judge() (sent, lost, unrecovered int) {
 	s.sent, s.lost, s.late = s.sent+sent, s.lost+lost, s.late+unrecovered
 	return sent, lost, unrecovered
 }
-
-// percentile of the delays of repaired packets.
-func (s *simulation) percentile(p float64) time.Duration {
-	if len(s.delay) == 0 {
-		return 0
-	}
-	slices.Sort(s.delay)
-	return s.delay[min(int(p*float64(len(s.delay))), len(s.delay)-1)]
-}

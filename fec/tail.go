@@ -1,9 +1,6 @@
 package fec
 
-import (
-	"math"
-	"time"
-)
+import "math"
 
 const (
 	// MaxTail is the most repairs TailRepairs asks for. A tail is answered with at most tailSpare more than a copy
@@ -12,7 +9,7 @@ const (
 	tailSpare   = 2
 	defaultTail = 0.005
 	// tailSafety divides the target chance of an incomplete tail, since burstiness is estimated from few bursts.
-	tailSafety = 2
+	tailSafety = 3
 	// forgetLoss is the remembered number of lost packets below which loss counts as not seen.
 	forgetLoss = 0.05
 )
@@ -20,20 +17,17 @@ const (
 // burstiness remembers how unevenly losses fall on reports: the sum over reports of the squared deviation from the
 // mean, against what independent losses would give.
 type burstiness struct {
-	loss    decaying // lost, sent
-	square  float64  // sum of lost^2
-	cross   float64  // sum of lost x sent
-	sizes   float64  // sum of sent^2
-	reports float64
+	loss   decaying // lost, sent
+	square float64  // sum of lost^2
+	cross  float64  // sum of lost x sent
+	sizes  float64  // sum of sent^2
 }
 
-func (b *burstiness) decay(dt time.Duration) {
-	f := math.Exp(-dt.Seconds() / burstTime.Seconds())
-	b.loss.decay(dt, burstTime)
+func (b *burstiness) decay(f float64) {
+	b.loss.decay(f)
 	b.square *= f
 	b.cross *= f
 	b.sizes *= f
-	b.reports *= f
 }
 
 func (b *burstiness) add(sent, lost float64) {
@@ -44,14 +38,13 @@ func (b *burstiness) add(sent, lost float64) {
 	b.square += lost * lost
 	b.cross += lost * sent
 	b.sizes += sent * sent
-	b.reports++
 }
 
 // correlation estimates that of the fates of neighbouring packets, 0 for independent losses, by the index of dispersion
 // of the losses per report: 1 + 2 sum (1-k/n) r^k for reports of n packets.
 func (b *burstiness) correlation() float64 {
 	p := b.loss.ratio()
-	if p <= 0 || p >= 1 || b.reports == 0 {
+	if p <= 0 || p >= 1 {
 		return 0
 	}
 	deviation := b.square - 2*p*b.cross + p*p*b.sizes

@@ -14,7 +14,7 @@ const (
 	// and it is what makes a retransmission arrive inside two of QUIC's round trips (DESIGN section 4).
 	equaliseMargin = 20 * time.Millisecond
 	// equaliseDecay is how fast the common delay falls, µs a second, once a path got faster.
-	equaliseDecay = 10_000
+	equaliseDecay = 20_000
 	// activeFor is how long a path counts for the common delay after its last packet of the lane.
 	activeFor = time.Second
 
@@ -94,7 +94,8 @@ func (l *laneRx) slot(seq uint64) *inPacket { return &l.slots[seq%laneWindow] }
 // equalised tells whether the lane's packets keep one common delay; only bulk spreads over all paths.
 func (l *laneRx) equalised() bool { return l.class == Bulk }
 
-// source takes a packet off a path: sent is its send time on this clock (against the unknown offset).
+// source takes a packet off a path: sent is its send time on this clock (against the unknown offset); now for a
+// repetition, which is late anyway.
 func (l *laneRx) source(now stamp, seq uint64, payload []byte, sent stamp) {
 	if !l.put(now, seq, payload, sent) {
 		return
@@ -102,30 +103,31 @@ func (l *laneRx) source(now stamp, seq uint64, payload []byte, sent stamp) {
 	l.received++
 	if l.dec != nil {
 		l.rec = l.dec.Source(seq, payload, l.rec[:0])
-		l.putRecovered(now)
+		l.putRecovered(now, sent)
 	}
 }
 
 // repair takes a repair symbol.
-func (l *laneRx) repair(now stamp, first uint64, n int, key uint32, symbol []byte) error {
+func (l *laneRx) repair(now stamp, first uint64, n int, key uint32, symbol []byte, sent stamp) error {
 	var err error
 	l.rec, err = l.decoder().Repair(first, n, key, symbol, l.rec[:0])
-	l.putRecovered(now)
+	l.putRecovered(now, sent)
 	return err
 }
 
-func (l *laneRx) putRecovered(now stamp) {
+// putRecovered stores what the decoder recovered; sent is the send time of the datagram that made it possible. A
+// recovered packet must not be handed over early: one short round trip sample would end QUIC's slow start.
+func (l *laneRx) putRecovered(now, sent stamp) {
 	for i := range l.rec {
 		p := &l.rec[i]
-		// The send time is lost with the packet; its neighbour's will do.
-		sent := now - stamp(l.common)
-		for s := p.Seq; s < l.high && s < p.Seq+64; s++ {
-			if q := l.slot(s); q.state == slotHeld {
-				sent = q.due - stamp(l.common)
+		at := sent
+		for s := p.Seq + 1; s < l.high && s < p.Seq+64; s++ {
+			if q := l.slot(s); q.state != slotMissing {
+				at = q.due - stamp(l.common)
 				break
 			}
 		}
-		if l.put(now, p.Seq, p.Payload, sent) {
+		if l.put(now, p.Seq, p.Payload, at) {
 			l.recovered++
 		}
 		p.Payload = nil
@@ -231,7 +233,7 @@ func (l *laneRx) equalise(now stamp, paths []*pathRx) {
 		if l.received >= youngLane && (l.active[p.id] == 0 || now-l.active[p.id] > us(activeFor)) {
 			continue
 		}
-		d := max(p.delay.base+int64(us(equaliseMargin)), p.delay.edge()+int64(us(2*time.Millisecond)))
+		d := max(p.delay.base()+int64(us(equaliseMargin)), p.delay.edge()+int64(us(2*time.Millisecond)))
 		if !have || d > most {
 			most, have = d, true
 		}

@@ -73,47 +73,38 @@ func (p *pathRx) section(bitmap []byte) (pathReport, []byte) {
 	return r, bitmap
 }
 
-// delayTracker follows a path's one-way delay for equalised delivery: the least of the last 10 s and a smoothed upper
-// edge of what arrives now.
+// delayTracker follows a path's one-way delay for equalised delivery: the least of the last 5 to 10 s and the most of
+// the last 0.15 to 0.3 s, each in two half windows.
 type delayTracker struct {
-	n       int
-	mean    float64
-	dev     float64
-	last    stamp
-	base    int64 // least in this and the last half window
-	halves  [2]int64
-	halfEnd stamp
+	n           int
+	least, most [2]int64 // last and current half window
+	leastEnd    stamp
+	mostEnd     stamp
 }
 
 const (
-	delayTau   = 200 * time.Millisecond
-	baseWindow = 10 * time.Second
+	baseHalf = 5 * time.Second
+	edgeHalf = 150 * time.Millisecond
 )
 
 func (d *delayTracker) add(now stamp, owd int64) {
-	v := float64(owd)
 	if d.n == 0 {
-		d.mean, d.dev = v, 2000
-		d.base, d.halves = owd, [2]int64{owd, owd}
-		d.halfEnd = now + stamp(baseWindow/2/time.Microsecond)
+		d.least, d.most = [2]int64{owd, owd}, [2]int64{owd, owd}
+		d.leastEnd, d.mostEnd = now+us(baseHalf), now+us(edgeHalf)
 	}
 	d.n++
-	dt := time.Duration(now-d.last) * time.Microsecond
-	d.last = now
-	a := min(1, max(float64(dt)/float64(delayTau), 0.002))
-	if d.n < 16 {
-		a = max(a, 1/float64(d.n))
+	if now >= d.leastEnd {
+		d.least = [2]int64{d.least[1], owd}
+		d.leastEnd = now + us(baseHalf)
 	}
-	diff := v - d.mean
-	d.mean += a * diff
-	d.dev += a * (math.Abs(diff) - d.dev)
-	d.halves[1] = min(d.halves[1], owd)
-	if now >= d.halfEnd {
-		d.halves = [2]int64{d.halves[1], owd}
-		d.halfEnd = now + stamp(baseWindow/2/time.Microsecond)
+	if now >= d.mostEnd {
+		d.most = [2]int64{d.most[1], owd}
+		d.mostEnd = now + us(edgeHalf)
 	}
-	d.base = min(d.halves[0], d.halves[1])
+	d.least[1] = min(d.least[1], owd)
+	d.most[1] = max(d.most[1], owd)
 }
 
-// edge is the delay under which nearly all of the path's packets arrive now, µs.
-func (d *delayTracker) edge() int64 { return int64(d.mean + 3*d.dev) }
+// base is the path's delay without queues, edge the delay inside which everything arrives now, µs.
+func (d *delayTracker) base() int64 { return min(d.least[0], d.least[1]) }
+func (d *delayTracker) edge() int64 { return max(d.most[0], d.most[1]) }

@@ -430,7 +430,7 @@ func (s *Session) sendAgain(now time.Time, at stamp, l *Lane) (bool, stamp) {
 	if (o.tries > 2 || l.tx.shelter > 0 && p.lossShort > 0.01) && s.b.out.room() {
 		// Not the first repetition any more, or one that must not fail: over two paths at once.
 		if q, _ := s.pick(at, pickAgain, o.buf.n, p.id); q != nil && q != p && (q.id != first || len(s.b.paths) < 3) {
-			s.b.emit(now, at, q, header{kind: kindSource, lane: l.id, laneSeq: uint32(seq)}, o.buf.bytes(), true, false)
+			s.b.emit(now, at, q, header{kind: kindSource, lane: l.id, aux: auxAgain, laneSeq: uint32(seq)}, o.buf.bytes(), true, false)
 		}
 	}
 	return true, 0
@@ -438,7 +438,11 @@ func (s *Session) sendAgain(now time.Time, at stamp, l *Lane) (bool, stamp) {
 
 func (s *Session) transmit(now time.Time, at stamp, l *Lane, seq uint64, o *outPacket, p *pathTx) {
 	p.lastData = at
-	o.pseq = s.b.emit(now, at, p, header{kind: kindSource, lane: l.id, laneSeq: uint32(seq)}, o.buf.bytes(), true, true)
+	h := header{kind: kindSource, lane: l.id, laneSeq: uint32(seq)}
+	if o.tries > 0 {
+		h.aux = auxAgain
+	}
+	o.pseq = s.b.emit(now, at, p, h, o.buf.bytes(), true, true)
 	p.rec(o.pseq).laneSeq = seq
 	o.path, o.at = p.id, at
 	if o.tries < maxTries {

@@ -298,7 +298,11 @@ func (s *Session) accept(now time.Time, at stamp, u *uplink, addr netip.AddrPort
 		if !l.rx.haveDelay && l.rx.equalised() {
 			l.rx.equalise(at, s.rx[:])
 		}
-		l.rx.source(at, extend(h.laneSeq, l.rx.high), body, at-stamp(owd))
+		sent := at - stamp(owd)
+		if h.aux == auxAgain {
+			sent = at - stamp(l.rx.common)
+		}
+		l.rx.source(at, extend(h.laneSeq, l.rx.high), body, sent)
 		l.touched = true
 	case kindRepair:
 		l := s.laneFor(at, h.lane)
@@ -306,7 +310,7 @@ func (s *Session) accept(now time.Time, at stamp, u *uplink, addr netip.AddrPort
 			b.host.drops.laneRefused.Add(1)
 			return
 		}
-		if err := l.rx.repair(at, extend(h.laneSeq, l.rx.high), int(h.aux)+1, repairKey(h.path, h.seq), body); err != nil {
+		if err := l.rx.repair(at, extend(h.laneSeq, l.rx.high), int(h.aux)+1, repairKey(h.path, h.seq), body, at-stamp(owd)); err != nil {
 			b.host.drops.badBody.Add(1)
 		}
 		l.touched = true

@@ -12,7 +12,8 @@ import (
 //	ver|kind  path    bond id  path seq  send time  lane  aux  lane seq   body...   tag (16)
 //
 // Path sequence number and send time (microseconds of the sender's clock) are the low 32 bits; the receiver extends
-// them. aux and lane seq mean: source: 0, the packet's number; repair: symbols covered minus one, the first of them;
+// them. aux and lane seq mean: source: auxAgain for a repetition, the
+// packet's number; repair: symbols covered minus one, the first of them;
 // report: 0, the report's number; otherwise 0.
 const (
 	wireVersion = 1
@@ -38,6 +39,9 @@ const (
 
 // ErrMalformed is returned for a datagram that does not parse.
 var ErrMalformed = errors.New("malformed datagram")
+
+// auxAgain marks a source datagram that repeats an earlier one.
+const auxAgain = 1
 
 type header struct {
 	kind    kind

@@ -17,6 +17,9 @@ const (
 	competeDown = 0.75
 	// fairShare is the share aimed at: with one other flow, a half.
 	fairShare = 0.5
+	lateShare = 0.25
+	// shareCycles is how many cycles the share is averaged over.
+	shareCycles = 3
 	// lossShare is the share from which on loss makes the sender yield. Below,
 	// the loss is the other's doing: BBR version 1 overruns a short queue
 	// whatever one does.
@@ -59,6 +62,10 @@ func (c *Controller) startCompete(now time.Time, m float64, ok bool) {
 	c.delay.hold = true
 	if c.heldAt.IsZero() || now.Sub(c.heldAt) > rejoinFor {
 		c.share = fairShare
+		if c.downs == 0 {
+			// Straight from Startup: the other was there before.
+			c.share = lateShare
+		}
 		c.bw = max(m, c.before/2)
 	} else {
 		c.bw = max(m, c.heldBW)
@@ -170,7 +177,7 @@ func (c *Controller) measureShare(raised float64) {
 		return
 	}
 	f := (competeUp*c.plain/raised - 1) / (competeUp - 1)
-	c.share += (min(max(f, 0), 1) - c.share) / 3
+	c.share += (min(max(f, 0), 1) - c.share) / shareCycles
 }
 
 // average is the rate over a span of receiver time, or else the usual sample.

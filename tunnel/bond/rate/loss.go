@@ -117,3 +117,10 @@ func (l *lossFilter) accept(p float64) {
 	l.floor = min(p, maxFloor)
 	l.floorN = floorKnown
 }
+
+// fold averages p, seen over n packets, into the floor.
+func (l *lossFilter) fold(p, n float64) {
+	blocks := max(int(n/lossBlock), 1)
+	l.floorN = min(l.floorN+blocks, floorBlocks)
+	l.floor += (min(p, maxFloor) - l.floor) * min(1, float64(blocks)/float64(l.floorN))
+}

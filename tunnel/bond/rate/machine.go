@@ -29,6 +29,7 @@ const (
 	startupGain  = 2.77 // draft-ietf-ccwg-bbr, BBRStartupPacingGain
 	startupGrow  = 1.25 // growth a round that keeps Startup going
 	startupFlat  = 3    // rounds without it that end Startup
+	startupLoss  = 0.3  // with one round without growth ends it at once: a policer
 	startupQueue = 15 * time.Millisecond
 
 	drainGain  = 0.5
@@ -55,6 +56,8 @@ const (
 	// maxTrial.
 	trialPackets = 500
 	maxTrial     = 2 * time.Second
+	// episodePackets ends an episode of loss in Cruise, to judge it by itself.
+	episodePackets = 2000
 	// suspectFor is how soon loss must recur to be believed.
 	suspectFor = 3 * time.Second
 
@@ -95,11 +98,13 @@ type machine struct {
 	ramp      float64 // bytes/s limit after an idle time; 0 is none
 	rampAt    time.Time
 
-	qSlow  float64 // the queue in Cruise, averaged over a second
-	trial  float64 // loss at the last, higher rate tried to learn the floor
-	tryBW  float64 // bw before the first of these trials
-	deep   int
-	marked bool // Down counts loss since its rate shows
+	qSlow      float64 // the queue in Cruise, averaged over a second
+	trial      float64 // loss at the last, higher rate tried to learn the floor
+	tryBW      float64 // bw before the first of these trials
+	deep       int
+	downs      int
+	cruiseLoss float64 // in the last whole episode of Cruise; 0 is unknown
+	marked     bool    // Down counts loss since its rate shows
 	competition
 }
 
@@ -227,7 +232,7 @@ func (c *Controller) stepStartup(now time.Time, m float64, app, ok bool) {
 		c.roundBest = 0
 	}
 	queue := c.delay.sudden() > startupQueue+2*c.delay.jitter()
-	if !queue && c.flat < startupFlat {
+	if !queue && c.flat < startupFlat && !(c.flat > 0 && c.loss.recent > startupLoss) {
 		return
 	}
 	if queue {
@@ -302,10 +307,11 @@ func (c *Controller) stepDown(now time.Time, m float64, ok bool) {
 		c.enter(now, drain)
 		return
 	}
-	if !c.loss.known() && !c.queueTrusted(now) && !c.tryFloor(now, m, ok) {
+	if !c.queueTrusted(now) && !c.tryFloor(now, m, ok) {
 		return
 	}
 	c.downAt = now
+	c.downs++
 	c.deep = max(c.deep-1, 0)
 	x := min(c.delay.over(), time.Millisecond+5*c.delay.jitter()/2)
 	c.noise += (seconds(x) - c.noise) * 0.4
@@ -320,17 +326,31 @@ func (c *Controller) stepDown(now time.Time, m float64, ok bool) {
 // a policer's, who drops all beyond his rate: it is the path's own only if it
 // was there at a lower rate already found to pass.
 func (c *Controller) tryFloor(now time.Time, m float64, ok bool) bool {
-	l := c.loss.episode()
+	l, n := c.loss.episode(), float64(c.loss.packets)
+	if n < lossBlock {
+		return true
+	}
 	if c.trial == 0 {
 		c.tryBW = c.bw
 	}
+	expected := c.loss.floor + lossMargin
+	if c.loss.known() {
+		expected += 2 * c.loss.sigma(n)
+	}
 	switch {
-	case l < lossMargin:
+	case l < expected:
+		c.loss.fold(l, n)
+		if p := c.cruiseLoss; c.trial == 0 && p > l+lossMargin+2*c.loss.sigma(n) {
+			// Less came through at the higher rate than the floor explains.
+			c.policed = true
+			c.bw *= (1 - p) / (1 - l)
+		}
 	case c.trial > 0 && l > c.trial/2:
 		// No less at the lower rate: take the rate back as well.
 		if l > c.trial*3/4 {
 			c.bw = c.tryBW
 		}
+		c.loss.accept(l)
 	default:
 		c.trial = l
 		if ok {
@@ -339,8 +359,7 @@ func (c *Controller) tryFloor(now time.Time, m float64, ok bool) bool {
 		c.enter(now, down)
 		return false
 	}
-	c.trial = 0
-	c.loss.accept(l)
+	c.trial, c.cruiseLoss = 0, 0
 	return true
 }
 
@@ -384,7 +403,8 @@ func (c *Controller) stepCruise(now time.Time, dt time.Duration, m float64, app,
 	if c.judgeLoss(now, m, ok) {
 		return
 	}
-	if c.loss.packets > 2000 {
+	if c.loss.packets > episodePackets {
+		c.cruiseLoss = c.loss.episode()
 		c.loss.mark()
 	}
 	if now.Sub(c.downAt) > downEvery {
@@ -490,7 +510,7 @@ func (c *Controller) floorEligible(now time.Time, s Sample) bool {
 	}
 	switch c.state {
 	case down:
-		return c.marked && (c.loss.known() || c.queueTrusted(now))
+		return c.marked && c.queueTrusted(now)
 	case cruise:
 		return c.queueTrusted(now) || s.AppLimited && c.loss.known()
 	}

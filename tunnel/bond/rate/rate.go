@@ -175,9 +175,10 @@ func (c *Controller) delayWindow() time.Duration {
 	return min(50*time.Millisecond+20*c.delay.jitter(), 200*time.Millisecond)
 }
 
-// rateWindow is the receiver time a rate sample spans.
+// rateWindow is the receiver time a rate sample spans: jitter at its two ends
+// must be small beside it.
 func (c *Controller) rateWindow() time.Duration {
-	return min(max(c.roundTrip()/2, 50*time.Millisecond), 250*time.Millisecond)
+	return min(max(c.roundTrip()/2, 50*time.Millisecond, 40*c.delay.jitter()), 250*time.Millisecond)
 }
 
 func (c *Controller) clamp(r float64) float64 {

@@ -349,7 +349,7 @@ func (f *bondFlow) report() {
 	})
 }
 
-// seeds are those of TEST_SEED, or a few fixed ones.
+// seeds are that of TEST_SEED, or 1 to TEST_SEEDS, or 1 to n.
 func seeds(t testing.TB, n int) []uint64 {
 	if v := os.Getenv("TEST_SEED"); v != "" {
 		x, err := strconv.ParseUint(v, 10, 64)
@@ -357,6 +357,13 @@ func seeds(t testing.TB, n int) []uint64 {
 			t.Fatalf("TEST_SEED %q: %v", v, err)
 		}
 		return []uint64{x}
+	}
+	if v := os.Getenv("TEST_SEEDS"); v != "" {
+		x, err := strconv.Atoi(v)
+		if err != nil || x < 1 {
+			t.Fatalf("TEST_SEEDS %q: want a number of at least 1", v)
+		}
+		n = x
 	}
 	out := make([]uint64, n)
 	for i := range out {

@@ -19,7 +19,6 @@ import (
 
 	"github.com/goccy/go-yaml/ast"
 
-	"github.com/landbridge/landbridge/internal/hint"
 	"github.com/landbridge/landbridge/internal/identity"
 )
 
@@ -113,7 +112,7 @@ func Parse(data []byte) (*Fleet, error) { return parse("fleet.yaml", data) }
 func readFile(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, hint.With(err, "name the file with --fleet FILE or --config FILE")
+		return nil, err
 	}
 	defer f.Close()
 	// One byte more than the limit, so that the parser sees that it is exceeded.

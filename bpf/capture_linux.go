@@ -1,0 +1,220 @@
+package bpf
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+	"syscall"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/rlimit"
+)
+
+// MaxPrefixes bounds the entries of each trie when Config does not: about 64
+// bytes of kernel memory each, and far more sites than a gateway has.
+const MaxPrefixes = 16384
+
+// Config is what a program is loaded with.
+type Config struct {
+	// Mark is what captured packets carry; Mask says which bits of the packet's
+	// mark it replaces. Mask 0 means all 32.
+	Mark, Mask uint32
+	// MaxPrefixes is the capacity of the IPv4 and of the IPv6 trie; 0 means
+	// the constant MaxPrefixes.
+	MaxPrefixes int
+
+	rehearsal uint32 // 1: all but the assignment, which fails in a test run
+}
+
+// Program is a loaded program with its maps. All methods may be called
+// concurrently. The zero value is of no use; see [LoadCapture], [LoadReturn].
+type Program struct {
+	ether, ip *ebpf.Program
+	maps      captureMaps
+	name      string
+
+	mu       sync.Mutex
+	prefixes map[netip.Prefix]Action
+	closed   bool
+}
+
+// LoadCapture loads the program for NICs that face the customer. It captures
+// nothing until it has listeners, prefixes and an attachment. The error names
+// what is missing and, as an [*Error], has a hint.
+func LoadCapture(cfg Config) (*Program, error) {
+	return load(cfg, captureProgCaptureEther, captureProgCaptureIp)
+}
+
+// LoadReturn loads the program for NICs that face the origin: packets for a
+// prefix with action Capture go to the connection they belong to, if there is
+// one. It needs no listeners.
+func LoadReturn(cfg Config) (*Program, error) {
+	return load(cfg, captureProgReturnEther, captureProgReturnIp)
+}
+
+func load(cfg Config, ether, ip string) (*Program, error) {
+	op := "load program " + ether
+	if cfg.Mask == 0 {
+		cfg.Mask = ^uint32(0)
+	}
+	if cfg.Mark == 0 || cfg.Mark&^cfg.Mask != 0 {
+		return nil, fmt.Errorf("%s: mark %#x must be non-zero and inside mask %#x", op, cfg.Mark, cfg.Mask)
+	}
+	if cfg.MaxPrefixes == 0 {
+		cfg.MaxPrefixes = MaxPrefixes
+	}
+	if cfg.MaxPrefixes < 1 || cfg.MaxPrefixes > 1<<20 {
+		return nil, fmt.Errorf("%s: max prefixes %d: must be 1 to %d", op, cfg.MaxPrefixes, 1<<20)
+	}
+	spec, err := loadCapture()
+	if err != nil {
+		return nil, explain(op, err)
+	}
+	if err := errors.Join(
+		spec.Variables[captureVarCaptureMark].Set(cfg.Mark),
+		spec.Variables[captureVarCaptureMask].Set(cfg.Mask),
+		spec.Variables[captureVarRehearsal].Set(cfg.rehearsal),
+	); err != nil {
+		return nil, explain(op, err)
+	}
+	spec.Maps[captureMapPrefixes4].MaxEntries = uint32(cfg.MaxPrefixes)
+	spec.Maps[captureMapPrefixes6].MaxEntries = uint32(cfg.MaxPrefixes)
+	for name := range spec.Programs {
+		if name != ether && name != ip {
+			delete(spec.Programs, name)
+		}
+	}
+	// Kernels before 5.11 charge maps to RLIMIT_MEMLOCK. Where raising it is
+	// not allowed, loading says so itself.
+	_ = rlimit.RemoveMemlock()
+
+	coll, err := ebpf.NewCollection(spec)
+	if err != nil {
+		return nil, explain(op, err)
+	}
+	defer coll.Close()
+	p := &Program{name: ether, prefixes: make(map[netip.Prefix]Action)}
+	p.ether, p.ip = coll.DetachProgram(ether), coll.DetachProgram(ip)
+	if err := coll.Assign(&p.maps); err != nil {
+		_ = p.Close()
+		return nil, explain(op, err)
+	}
+	return p, nil
+}
+
+// SetListeners hands the transparent listening sockets to the program: TCP
+// sockets, not MPTCP, which a sockmap does not take. Either may be nil; TCP of
+// that family then passes. A socket leaves the map by itself when it closes.
+func (p *Program) SetListeners(v4, v6 syscall.Conn) error {
+	for key, l := range []syscall.Conn{v4, v6} {
+		var err error
+		if l == nil {
+			if err = p.maps.Listeners.Delete(uint32(key)); errors.Is(err, ebpf.ErrKeyNotExist) || errors.Is(err, syscall.EINVAL) {
+				err = nil // an empty slot of a sockmap is EINVAL
+			}
+		} else {
+			err = p.setListener(uint32(key), l)
+		}
+		if err != nil {
+			return explain(fmt.Sprintf("put listener %d into the socket map", key), err)
+		}
+	}
+	return nil
+}
+
+func (p *Program) setListener(key uint32, l syscall.Conn) error {
+	raw, err := l.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var putErr error
+	if err := raw.Control(func(fd uintptr) { putErr = p.maps.Listeners.Put(key, uint64(fd)) }); err != nil {
+		return err
+	}
+	return putErr
+}
+
+// SetPrefixes makes the tries hold exactly these prefixes; the longest that
+// matches wins. Entries change one by one, in an order in which nothing is
+// captured for a moment that neither the old nor the new set captures. After an
+// error the tries hold a mixture, and SetPrefixes may be called again.
+func (p *Program) SetPrefixes(set map[netip.Prefix]Action) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for prefix, action := range set {
+		if !prefix.IsValid() || prefix != prefix.Masked() || prefix.Addr().Is4In6() {
+			return fmt.Errorf("set prefixes: %v: must be a valid prefix with no bits set beyond its length", prefix)
+		}
+		if action < Capture || action > Drain {
+			return fmt.Errorf("set prefixes: %v: action %d: must be %d to %d", prefix, action, Capture, Drain)
+		}
+	}
+	// First what holds back, then what captures; then the other way round for
+	// what goes.
+	for _, captures := range []bool{false, true} {
+		for prefix, action := range set {
+			if (action == Capture) != captures || p.prefixes[prefix] == action {
+				continue
+			}
+			if err := p.put(prefix, action); err != nil {
+				return explain(fmt.Sprintf("set prefix %v", prefix), err)
+			}
+			p.prefixes[prefix] = action
+		}
+	}
+	for _, captures := range []bool{true, false} {
+		for prefix, action := range p.prefixes {
+			if _, ok := set[prefix]; ok || (action == Capture) != captures {
+				continue
+			}
+			if err := p.remove(prefix); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+				return explain(fmt.Sprintf("remove prefix %v", prefix), err)
+			}
+			delete(p.prefixes, prefix)
+		}
+	}
+	return nil
+}
+
+func (p *Program) put(prefix netip.Prefix, a Action) error {
+	if prefix.Addr().Is4() {
+		return p.maps.Prefixes4.Put(capturePrefix4{Bits: uint32(prefix.Bits()), Addr: prefix.Addr().As4()}, uint32(a))
+	}
+	return p.maps.Prefixes6.Put(capturePrefix6{Bits: uint32(prefix.Bits()), Addr: prefix.Addr().As16()}, uint32(a))
+}
+
+func (p *Program) remove(prefix netip.Prefix) error {
+	if prefix.Addr().Is4() {
+		return p.maps.Prefixes4.Delete(capturePrefix4{Bits: uint32(prefix.Bits()), Addr: prefix.Addr().As4()})
+	}
+	return p.maps.Prefixes6.Delete(capturePrefix6{Bits: uint32(prefix.Bits()), Addr: prefix.Addr().As16()})
+}
+
+// Verdicts returns how many packets got which verdict since the program was
+// loaded, over all its NICs.
+func (p *Program) Verdicts() (Verdicts, error) {
+	var sum Verdicts
+	var perCPU []uint64
+	for v := range sum {
+		if err := p.maps.Verdicts.Lookup(uint32(v), &perCPU); err != nil {
+			return sum, explain("read verdict counters", err)
+		}
+		for _, n := range perCPU {
+			sum[v] += n
+		}
+	}
+	return sum, nil
+}
+
+// Close releases the program and its maps. Attachments have to be closed
+// before; an attached program works on without it.
+func (p *Program) Close() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return nil
+	}
+	p.closed = true
+	return errors.Join(p.ether.Close(), p.ip.Close(), p.maps.Close())
+}

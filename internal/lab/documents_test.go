@@ -94,8 +94,8 @@ func TestOptions(t *testing.T) {
 		if (err == nil) != tc.ok {
 			t.Errorf("%s: %v", tc.name, err)
 		}
-		if err != nil && !errors.Is(err, errOptions) {
-			t.Errorf("%s: %v does not wrap errOptions", tc.name, err)
+		if err != nil && !errors.Is(err, ErrOptions) {
+			t.Errorf("%s: %v does not wrap ErrOptions", tc.name, err)
 		}
 	}
 }

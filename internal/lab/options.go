@@ -31,15 +31,15 @@ const maxFlows = 1000
 func (o *RunOptions) check() error {
 	switch {
 	case o.Workload != WorkloadBulk && o.Workload != WorkloadObjects:
-		return fmt.Errorf("%w: workload %q, want %s or %s", errOptions, o.Workload, WorkloadBulk, WorkloadObjects)
+		return fmt.Errorf("%w: workload %q, want %s or %s", ErrOptions, o.Workload, WorkloadBulk, WorkloadObjects)
 	case o.Window <= 0 || o.Window > maxWindow:
-		return fmt.Errorf("%w: %v, want more than 0 s and at most %v", errOptions, o.Window, maxWindow)
+		return fmt.Errorf("%w: %v, want more than 0 s and at most %v", ErrOptions, o.Window, maxWindow)
 	case o.Flows < 0 || o.Flows > maxFlows:
-		return fmt.Errorf("%w: %d flows, want 1 to %d", errOptions, o.Flows, maxFlows)
+		return fmt.Errorf("%w: %d flows, want 1 to %d", ErrOptions, o.Flows, maxFlows)
 	case o.Bytes < 0:
-		return fmt.Errorf("%w: %d bytes, want 0 or more", errOptions, o.Bytes)
+		return fmt.Errorf("%w: %d bytes, want 0 or more", ErrOptions, o.Bytes)
 	case o.Workload == WorkloadObjects && (o.Flows > 1 || o.Upload || o.Bytes > 0):
-		return fmt.Errorf("%w: flows, upload and bytes are for the bulk workload", errOptions)
+		return fmt.Errorf("%w: flows, upload and bytes are for the bulk workload", ErrOptions)
 	}
 	return nil
 }

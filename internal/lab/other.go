@@ -32,3 +32,9 @@ func Exec(string, string, []string) error { return fmt.Errorf("lab: %w", wan.Err
 
 // Serve needs Linux.
 func Serve(context.Context, string) error { return fmt.Errorf("lab: %w", wan.ErrUnsupported) }
+
+func lacksKernel() string { return "network namespaces need Linux" }
+
+func openKernelStage(context.Context, Options) (stage, error) {
+	return nil, fmt.Errorf("lab: %w", wan.ErrUnsupported)
+}

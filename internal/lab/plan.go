@@ -53,8 +53,11 @@ func accessAddr(i, side int) netip.Prefix {
 	return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 2, byte(i + 1), byte(side)}), 24)
 }
 
-// errOptions is wrapped by every complaint about what a lab was asked for.
-var errOptions = errors.New("lab options")
+// ErrOptions is wrapped by every complaint about what a lab was asked for; ErrPrivilege where root is missing.
+var (
+	ErrOptions   = errors.New("lab options")
+	ErrPrivilege = errors.New("the lab needs root")
+)
 
 // Options say which lab to bring up. The zero value is not usable: Scenario must be set.
 type Options struct {
@@ -81,26 +84,26 @@ func (o Options) normalise() (Options, error) {
 		o.Name = DefaultName
 	}
 	if !nameShape.MatchString(o.Name) {
-		return o, fmt.Errorf("%w: name %q, want 1 to 8 lower-case letters and digits", errOptions, o.Name)
+		return o, fmt.Errorf("%w: name %q, want 1 to 8 lower-case letters and digits", ErrOptions, o.Name)
 	}
 	if o.Via == "" {
 		o.Via = ViaLandbridge
 	}
 	if o.Via != ViaLandbridge && o.Via != ViaDirect {
-		return o, fmt.Errorf("%w: via %q, want %s or %s", errOptions, o.Via, ViaLandbridge, ViaDirect)
+		return o, fmt.Errorf("%w: via %q, want %s or %s", ErrOptions, o.Via, ViaLandbridge, ViaDirect)
 	}
 	if o.Congestion == "" {
 		o.Congestion = "cubic"
 	}
 	if !congestionShape.MatchString(o.Congestion) {
-		return o, fmt.Errorf("%w: congestion control %q, want a name like cubic or bbr", errOptions, o.Congestion)
+		return o, fmt.Errorf("%w: congestion control %q, want a name like cubic or bbr", ErrOptions, o.Congestion)
 	}
 	for i, c := range o.Carriers {
 		if !slices.Contains(carriers, c) {
-			return o, fmt.Errorf("%w: carrier %q, want one of %s", errOptions, c, strings.Join(carriers, ", "))
+			return o, fmt.Errorf("%w: carrier %q, want one of %s", ErrOptions, c, strings.Join(carriers, ", "))
 		}
 		if slices.Contains(o.Carriers[:i], c) {
-			return o, fmt.Errorf("%w: carrier %q named twice", errOptions, c)
+			return o, fmt.Errorf("%w: carrier %q named twice", ErrOptions, c)
 		}
 	}
 	links, err := scenarioLinks(o.Scenario)
@@ -111,7 +114,7 @@ func (o Options) normalise() (Options, error) {
 	case o.Via == ViaDirect && len(o.Carriers) == 0:
 		o.Carriers = []string{bestCarrier(links)}
 	case o.Via == ViaDirect && len(o.Carriers) > 1:
-		return o, fmt.Errorf("%w: direct traffic takes one carrier, not %d", errOptions, len(o.Carriers))
+		return o, fmt.Errorf("%w: direct traffic takes one carrier, not %d", ErrOptions, len(o.Carriers))
 	case len(o.Carriers) == 0:
 		o.Carriers = slices.Clone(carriers)
 	}
@@ -219,3 +222,7 @@ func makePlan(o Options) plan {
 	}
 	return p
 }
+
+// tcpMemory is the largest TCP buffer in the lab, client and origin included: more than twice the bandwidth-delay
+// product of 150 Mbit/s and 500 ms, so that no measurement is one of a window.
+const tcpMemory = 64 << 20

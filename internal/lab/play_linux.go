@@ -32,8 +32,12 @@ func Up(ctx context.Context, o Options, progress io.Writer) (err error) {
 	if err := lab.waitReady(ctx, kernelNetwork{o}); err != nil {
 		return err
 	}
-	if err := lab.waitWarm(ctx); err != nil {
+	cold, err := lab.waitWarm(ctx)
+	if err != nil {
 		return err
+	}
+	if cold != "" {
+		fmt.Fprintf(progress, "not warm after %v: %s\n", warmTimeout, cold)
 	}
 	self, err := os.Executable()
 	if err != nil {
@@ -119,7 +123,7 @@ func Exec(name, machine string, command []string) error {
 	}
 	o := lab.state.Options
 	if !slices.Contains(o.machines(), machine) {
-		return hint.With(fmt.Errorf("%w: machine %q", errOptions, machine), "this lab has %s", strings.Join(o.machines(), ", "))
+		return hint.With(fmt.Errorf("%w: machine %q", ErrOptions, machine), "this lab has %s", strings.Join(o.machines(), ", "))
 	}
 	if len(command) == 0 {
 		command = []string{"/bin/sh"}
@@ -147,10 +151,10 @@ func openNamed(name string) (*Lab, error) {
 		name = DefaultName
 	}
 	if !nameShape.MatchString(name) {
-		return nil, fmt.Errorf("%w: name %q, want 1 to 8 lower-case letters and digits", errOptions, name)
+		return nil, fmt.Errorf("%w: name %q, want 1 to 8 lower-case letters and digits", ErrOptions, name)
 	}
 	if os.Geteuid() != 0 {
-		return nil, hint.With(errors.New("the lab needs root"), "run it with sudo")
+		return nil, hint.With(ErrPrivilege, "run it with sudo")
 	}
 	return open(name)
 }

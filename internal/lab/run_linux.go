@@ -79,11 +79,16 @@ func Run(ctx context.Context, o RunOptions, progress io.Writer) (res *Result, tr
 	if err := lab.waitReady(ctx, nw); err != nil {
 		return nil, nil, err
 	}
-	if err := lab.waitWarm(ctx); err != nil {
+	cold, err := lab.waitWarm(ctx)
+	if err != nil {
 		return nil, nil, err
 	}
 	fmt.Fprintf(progress, "lab ready after %.1f s; %s for %.0f s\n", time.Since(begin).Seconds(), o.Workload, o.Window.Seconds())
-	return lab.measure(ctx, nw, o)
+	res, trace, err = lab.measure(ctx, nw, o)
+	if err == nil && cold != "" {
+		res.Warnings = append(res.Warnings, fmt.Sprintf("not warm after %v: %s", warmTimeout, cold))
+	}
+	return res, trace, err
 }
 
 // measure runs the workload between two readings of all counters.
@@ -148,7 +153,7 @@ func (lab *Lab) measure(ctx context.Context, nw Network, o RunOptions) (*Result,
 		}
 		return nil, nil, err
 	}
-	lab.finish(res, before, after)
+	lab.finish(ctx, res, before, after)
 	if trace == nil {
 		return res, nil, nil
 	}
@@ -171,9 +176,9 @@ func (lab *Lab) reading() (reading, error) {
 	return r, err
 }
 
-func (lab *Lab) finish(res *Result, before, after reading) {
+func (lab *Lab) finish(ctx context.Context, res *Result, before, after reading) {
 	paths := pathResults(before.links, after.links, lab.state.Options.Carriers)
-	rtts := lab.pathRTTs()
+	rtts := lab.pathRTTs(ctx)
 	for _, l := range lab.links {
 		p := paths[l.Name]
 		p.RTTMillis = millis(2 * l.Impairment.Delay)

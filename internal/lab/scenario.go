@@ -16,7 +16,7 @@ var accessImpairment = wan.Impairment{Rate: 100_000_000, Delay: 2 * time.Millise
 func scenarioLinks(name string) ([]wan.Carrier, error) {
 	s, err := wan.ScenarioNamed(name)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errOptions, err)
+		return nil, fmt.Errorf("%w: %w", ErrOptions, err)
 	}
 	return s.Carriers, nil
 }

@@ -2,11 +2,115 @@ package lab
 
 import (
 	"context"
+	"fmt"
+	"strings"
 	"time"
+
+	"github.com/landbridge/landbridge/internal/admin"
 )
 
-// waitWarm waits until the tunnel is ready for load.
-func (lab *Lab) waitWarm(ctx context.Context) error { return nil }
+const (
+	// warmTimeout bounds the wait for a tunnel that is ready for load: paths measured, lanes open to the bond's
+	// bandwidth-delay product. What is not warm then is used cold, with a warning.
+	warmTimeout = 30 * time.Second
+	warmPoll    = 100 * time.Millisecond
+	// fetchTimeout bounds one question to a node.
+	fetchTimeout = 2 * time.Second
+)
 
-// pathRTTs is what the tunnel sees on each carrier.
-func (lab *Lab) pathRTTs() map[string]time.Duration { return nil }
+// nodes are the tunnel's nodes in this lab.
+func (lab *Lab) nodes() []string {
+	if lab.state.Options.Via != ViaLandbridge {
+		return nil
+	}
+	if lab.state.Options.NoAgent {
+		return []string{machineSha, machineFra}
+	}
+	return []string{machineAgent, machineSha, machineFra}
+}
+
+func (lab *Lab) fetch(ctx context.Context, node string) (admin.Status, error) {
+	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
+	defer cancel()
+	return admin.Fetch(ctx, lab.socket(node))
+}
+
+// waitWarm waits until every node says that its peers and paths are up and its lanes warm, and returns what was still
+// missing when the time was up.
+func (lab *Lab) waitWarm(ctx context.Context) (missing string, err error) {
+	for end := time.Now().Add(warmTimeout); ; {
+		missing = ""
+		for _, node := range lab.nodes() {
+			st, err := lab.fetch(ctx, node)
+			if err != nil {
+				missing = node + ": " + err.Error()
+			} else if cold := coldness(st); cold != "" {
+				missing = node + ": " + cold
+			}
+			if missing != "" {
+				break
+			}
+		}
+		if missing == "" {
+			return "", nil
+		}
+		if dead := lab.alive(); dead != nil {
+			return missing, dead
+		}
+		if time.Now().After(end) {
+			return missing, nil
+		}
+		if err := sleep(ctx, warmPoll); err != nil {
+			return missing, err
+		}
+	}
+}
+
+// coldness says what a node still waits for, or nothing.
+func coldness(st admin.Status) string {
+	if len(st.Peers) == 0 {
+		return "no peers"
+	}
+	for _, p := range st.Peers {
+		if p.State != "up" {
+			return fmt.Sprintf("peer %s is %s", p.Name, p.State)
+		}
+		for _, path := range p.Paths {
+			if path.State != admin.PathUp {
+				return fmt.Sprintf("path %s to %s is %s", path.Name, p.Name, path.State)
+			}
+		}
+		if len(p.Lanes) == 0 {
+			return "no lanes to " + p.Name
+		}
+		for _, l := range p.Lanes {
+			if l.State == "opening" || l.State == "warming" {
+				return fmt.Sprintf("lane %d to %s is %s", l.ID, p.Name, l.State)
+			}
+		}
+	}
+	return ""
+}
+
+// pathRTTs is what gateway sha sees on each carrier; empty without a tunnel.
+func (lab *Lab) pathRTTs(ctx context.Context) map[string]time.Duration {
+	out := make(map[string]time.Duration)
+	if lab.state.Options.Via != ViaLandbridge {
+		return out
+	}
+	st, err := lab.fetch(ctx, machineSha)
+	if err != nil {
+		return out // the link's own round trip stands in its place
+	}
+	for _, p := range st.Peers {
+		if p.Name != machineFra {
+			continue
+		}
+		for _, path := range p.Paths {
+			if carrier, _, ok := strings.Cut(path.Name, "-"); ok && path.RTTMs > 0 {
+				out[carrier] = time.Duration(path.RTTMs * float64(time.Millisecond))
+			}
+		}
+	}
+	return out
+}

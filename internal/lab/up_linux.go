@@ -41,10 +41,6 @@ const (
 	originProcess   = "origin"
 )
 
-// tcpMemory is the kernel's largest TCP buffer in the lab, client and origin included: more than twice the
-// bandwidth-delay product of 150 Mbit/s and 500 ms, so that no measurement is one of a window.
-const tcpMemory = 64 << 20
-
 // stateDir is where a lab keeps its documents, keys, logs and sockets.
 func stateDir(name string) string { return "/run/landbridge-lab-" + name }
 
@@ -55,7 +51,7 @@ func start(ctx context.Context, o Options, detached bool) (lab *Lab, err error) 
 		return nil, err
 	}
 	if os.Geteuid() != 0 {
-		return nil, hint.With(errors.New("the lab needs root: it makes network namespaces and TAP devices"),
+		return nil, hint.With(fmt.Errorf("%w: it makes network namespaces and TAP devices", ErrPrivilege),
 			"run it with sudo; only \"landbridge lab demo\" has a way without")
 	}
 	if err := findPrograms(&o); err != nil {
@@ -333,10 +329,10 @@ func Down(name string) (bool, error) {
 		name = DefaultName
 	}
 	if !nameShape.MatchString(name) {
-		return false, fmt.Errorf("%w: name %q, want 1 to 8 lower-case letters and digits", errOptions, name)
+		return false, fmt.Errorf("%w: name %q, want 1 to 8 lower-case letters and digits", ErrOptions, name)
 	}
 	if os.Geteuid() != 0 {
-		return false, hint.With(errors.New("taking a lab down needs root"), "run it with sudo")
+		return false, hint.With(ErrPrivilege, "run it with sudo")
 	}
 	if lab, err := open(name); err == nil {
 		for _, p := range slices.Backward(lab.state.Processes) {

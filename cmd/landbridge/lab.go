@@ -1,0 +1,251 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/landbridge/landbridge/internal/cli"
+	"github.com/landbridge/landbridge/internal/lab"
+)
+
+func init() { commands = append(commands, newLabCommand) }
+
+// newLabCommand is "landbridge lab": the test bench on one machine.
+func newLabCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "lab",
+		Short: "Bring up a border on this machine, measure on it, or play with it",
+		Long: `The lab is a client, a site agent, two gateways and an origin in network namespaces of this machine, with
+emulated carriers between the gateways: client - agent = two access links = sha = ct, cu, cm = fra - origin.
+
+Scenarios: clean, typical, heavy, skewed, outage. All of it needs root, except "lab demo", which has a way without.`,
+	}
+	var name string
+	cmd.PersistentFlags().StringVar(&name, "name", lab.DefaultName, "the lab's name; labs of different names can be up at once")
+	cmd.AddCommand(
+		newLabUpCommand(&name), newLabDownCommand(&name), newLabStatusCommand(&name), newLabRunCommand(&name),
+		newLabDemoCommand(&name), newLabExecCommand(&name), newLabShellCommand(&name), newLabDarkCommand(&name),
+		newLabEmulateCommand(), newLabServeCommand(),
+	)
+	return cmd
+}
+
+// labError gives an error of the lab its exit code.
+func labError(err error) error {
+	switch {
+	case errors.Is(err, lab.ErrOptions):
+		return cli.Usage(err)
+	case errors.Is(err, lab.ErrPrivilege):
+		return cli.Capability(err)
+	}
+	return err
+}
+
+// labFlags are the flags of every command that brings a lab up.
+func labFlags(cmd *cobra.Command, o *lab.Options) {
+	f := cmd.Flags()
+	f.BoolVar(&o.NoAgent, "no-agent", false, "put the client straight behind gateway sha")
+	f.Uint64Var(&o.Seed, "seed", 1, "seed of losses, jitter and payload")
+	f.StringVar(&o.Via, "via", lab.ViaLandbridge, "landbridge or direct (plain routing over one carrier)")
+	f.StringSliceVar(&o.Carriers, "carriers", nil, "carriers to use, of ct,cu,cm (default all)")
+	f.StringVar(&o.Congestion, "congestion", "cubic", "TCP congestion control of client and origin")
+	f.StringVar(&o.Programs, "programs", "", "directory of landbridge-gateway and landbridge-agent (default that of this program)")
+}
+
+func newLabUpCommand(name *string) *cobra.Command {
+	var o lab.Options
+	cmd := &cobra.Command{
+		Use:   "up [SCENARIO]",
+		Short: "Bring a lab up and leave it up (default scenario typical)",
+		Args:  cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.Name, o.Scenario = *name, "typical"
+			if len(args) == 1 {
+				o.Scenario = args[0]
+			}
+			return labError(lab.Up(cmd.Context(), o, cmd.OutOrStdout()))
+		},
+	}
+	labFlags(cmd, &o)
+	return cmd
+}
+
+func newLabDownCommand(name *string) *cobra.Command {
+	return &cobra.Command{
+		Use:   "down",
+		Short: "Take a lab down, also after a crash",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			found, err := lab.Down(*name)
+			if err == nil && !found {
+				fmt.Fprintf(cmd.ErrOrStderr(), "no lab named %q was up\n", *name)
+			}
+			return labError(err)
+		},
+	}
+}
+
+func newLabStatusCommand(name *string) *cobra.Command {
+	return &cobra.Command{
+		Use:   "status",
+		Short: "Show a lab's processes and what its links carried",
+		Args:  cobra.NoArgs,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return labError(lab.Status(*name, cmd.OutOrStdout())) },
+	}
+}
+
+func newLabRunCommand(name *string) *cobra.Command {
+	var (
+		o         lab.RunOptions
+		secs      float64
+		asJSON    bool
+		traceFile string
+	)
+	cmd := &cobra.Command{
+		Use:   "run SCENARIO --workload bulk|objects",
+		Short: "Bring a lab up, measure one workload, take it down",
+		Long: `Run brings a lab up, waits until the tunnel is warm, runs the workload and takes the lab down.
+
+bulk moves incompressible bytes in one TCP flow (--flows N for more) from the origin to the client, or the other way
+with --upload. objects asks for 32 KiB objects one after the other, two on a warm connection for each on a fresh one.
+Every byte is checked. The result goes to standard output, progress to standard error; the exit code is 1 when a
+check failed.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.Name, o.Scenario, o.Window, o.Trace = *name, args[0], time.Duration(secs*float64(time.Second)), traceFile != ""
+			res, trace, err := lab.Run(cmd.Context(), o, cmd.ErrOrStderr())
+			if err != nil {
+				return labError(err)
+			}
+			if trace != nil {
+				if err := trace.WriteFile(traceFile); err != nil {
+					return err
+				}
+			}
+			write := res.WriteTable
+			if asJSON {
+				write = res.WriteJSON
+			}
+			if err := write(cmd.OutOrStdout()); err != nil {
+				return err
+			}
+			if why := res.Failed(); why != "" {
+				return errors.New("the run failed: " + why)
+			}
+			return nil
+		},
+	}
+	labFlags(cmd, &o.Options)
+	f := cmd.Flags()
+	f.StringVar(&o.Workload, "workload", lab.WorkloadBulk, "bulk or objects")
+	f.Float64Var(&secs, "seconds", 20, "how long to measure")
+	f.IntVar(&o.Flows, "flows", 1, "bulk: TCP connections at once")
+	f.BoolVar(&o.Upload, "upload", false, "bulk: from the client to the origin")
+	f.BoolVar(&asJSON, "json", false, "print one JSON object instead of a table")
+	f.StringVar(&traceFile, "trace", "", "write goodput and the carriers' shares in steps of 100 ms to this `file`")
+	return cmd
+}
+
+func newLabDemoCommand(name *string) *cobra.Command {
+	var o lab.DemoOptions
+	cmd := &cobra.Command{
+		Use:   "demo",
+		Short: "Move the Go source tree across the border, directly and through Landbridge, and write a report page",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			o.Name = *name
+			report, err := lab.Demo(cmd.Context(), o, cmd.OutOrStdout())
+			if err != nil {
+				return labError(err)
+			}
+			if why := report.Failed(); why != "" {
+				return errors.New("the demo failed: " + why)
+			}
+			return nil
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.Scenario, "scenario", "typical", "the border's state")
+	f.Uint64Var(&o.Seed, "seed", 1, "seed of losses and jitter")
+	f.StringVar(&o.Dir, "out", "demo", "`directory` for report.json and report.html")
+	f.BoolVar(&o.Memory, "memory", false, "use the in-memory network even as root")
+	f.StringVar(&o.Programs, "programs", "", "directory of landbridge-gateway and landbridge-agent (default that of this program)")
+	return cmd
+}
+
+func newLabExecCommand(name *string) *cobra.Command {
+	return &cobra.Command{
+		Use:   "exec MACHINE -- COMMAND [ARG...]",
+		Short: "Run a command on one of the lab's machines: client, agent, sha, fra, origin",
+		Args:  cobra.MinimumNArgs(2),
+		RunE:  func(_ *cobra.Command, args []string) error { return labError(lab.Exec(*name, args[0], args[1:])) },
+	}
+}
+
+func newLabShellCommand(name *string) *cobra.Command {
+	return &cobra.Command{
+		Use:   "shell MACHINE",
+		Short: "Open a shell on one of the lab's machines",
+		Args:  cobra.ExactArgs(1),
+		RunE:  func(_ *cobra.Command, args []string) error { return labError(lab.Exec(*name, args[0], nil)) },
+	}
+}
+
+func newLabDarkCommand(name *string) *cobra.Command {
+	var end bool
+	var span time.Duration
+	cmd := &cobra.Command{
+		Use:   "dark LINK",
+		Short: "Let a link of a lab that is up carry nothing, for a time or until --end",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := lab.Dark(*name, args[0], !end); err != nil || end || span <= 0 {
+				return labError(err)
+			}
+			select {
+			case <-cmd.Context().Done():
+			case <-time.After(span):
+			}
+			return labError(lab.Dark(*name, args[0], false))
+		},
+	}
+	cmd.Flags().BoolVar(&end, "end", false, "let it carry again")
+	cmd.Flags().DurationVar(&span, "for", 0, "let it carry again after so long")
+	return cmd
+}
+
+// newLabEmulateCommand is the process of the emulated links, which the lab starts itself.
+func newLabEmulateCommand() *cobra.Command {
+	var links, socket string
+	cmd := &cobra.Command{
+		Use:    "emulate",
+		Short:  "Run a lab's emulated links (started by the lab)",
+		Hidden: true,
+		Args:   cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return lab.Emulate(cmd.Context(), links, socket)
+		},
+	}
+	cmd.Flags().StringVar(&links, "links", "", "`file` with the links")
+	cmd.Flags().StringVar(&socket, "socket", "", "unix `socket` to answer on")
+	return cmd
+}
+
+// newLabServeCommand is the origin's web server, which "lab up" starts itself.
+func newLabServeCommand() *cobra.Command {
+	var congestion string
+	cmd := &cobra.Command{
+		Use:    "serve",
+		Short:  "Serve the origin's pages (started by the lab)",
+		Hidden: true,
+		Args:   cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return lab.Serve(cmd.Context(), congestion)
+		},
+	}
+	cmd.Flags().StringVar(&congestion, "congestion", "cubic", "TCP congestion control")
+	return cmd
+}

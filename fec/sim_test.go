@@ -19,7 +19,9 @@ func seed(t testing.TB) uint64 {
 			t.Fatalf("TEST_SEED: %v", err)
 		}
 	}
-	t.Logf("TEST_SEED=%d", n)
+	if _, bench := t.(*testing.B); !bench { // would break benchmark output for tools
+		t.Logf("TEST_SEED=%d", n)
+	}
 	return n
 }
 

@@ -9,7 +9,7 @@ const (
 	tailSpare   = 2
 	defaultTail = 0.005
 	// tailSafety divides the target chance of an incomplete tail, since burstiness is estimated from few bursts.
-	tailSafety = 3
+	tailSafety = 4
 	// forgetLoss is the remembered number of lost packets below which loss counts as not seen.
 	forgetLoss = 0.05
 )

@@ -16,6 +16,7 @@ type hinted struct {
 
 func (h *hinted) Error() string { return h.err.Error() }
 func (h *hinted) Unwrap() error { return h.err }
+func (h *hinted) Hint() string  { return h.hint }
 
 // With returns err carrying advice made from format and args. A nil err stays nil.
 func With(err error, format string, args ...any) error {
@@ -25,11 +26,15 @@ func With(err error, format string, args ...any) error {
 	return &hinted{err: err, hint: fmt.Sprintf(format, args...)}
 }
 
-// Of returns the outermost advice err carries, or "".
+// Of returns the outermost advice err carries, or "": what a Hint() string method in its chain says, those of With and
+// those of other packages' error types.
 func Of(err error) string {
-	var h *hinted
+	var h interface {
+		error
+		Hint() string
+	}
 	if errors.As(err, &h) {
-		return h.hint
+		return h.Hint()
 	}
 	return ""
 }

@@ -1,7 +1,6 @@
 package wan
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"runtime"
@@ -14,21 +13,20 @@ import (
 
 // The emulator's stages, all in one loop on one thread of its own:
 //
-//	ppoll -> read every ready TAP dry -> pipe.offer (the model) -> pipe.pop what
-//	is due -> write to the far TAP -> sleep passEvery -> ppoll (or until the next is due)
+//	ppoll -> read the ready TAPs -> pipe.offer (the model) -> pipe.pop what is
+//	due -> write to the far TAPs -> sleep passEvery -> ppoll (or until the next is due)
 //
-// One loop instead of a goroutine for each device: a frame then costs its two
-// system calls and no wake-up of its own. Go's timers would round idle waits up
-// to a millisecond, so the loop waits in the kernel.
+// One loop instead of a goroutine for each device: a wake-up and a system call
+// each cost more than the work on a frame, so all frames of a pass share one
+// wake-up, and where io_uring is to be had two system calls (batch_linux.go).
+// Go's timers would round idle waits up to a millisecond, so the loop waits in
+// the kernel.
 const (
 	// passEvery is the least time between two passes: frames that come
 	// meanwhile share a wake-up. It bounds the delay error together with
 	// deliverEarly, which centres it.
 	passEvery    = 400 * time.Microsecond
 	deliverEarly = passEvery / 2
-	// readBurst bounds the frames taken from one device in a pass, so that a
-	// flood on one link does not delay the others' deliveries.
-	readBurst = 64
 	// maxFlyingTAP bounds the frames in flight in one direction, and with it
 	// memory (50 MB): a second of full frames at 400 Mbit/s. Above it frames are
 	// lost, counted Overflow.
@@ -38,17 +36,12 @@ const (
 	loopNice = -15
 )
 
-// frame is a pooled Ethernet frame.
-type frame struct {
-	n   int
-	buf [tapBuffer]byte
-}
-
 // tapWay is one direction of a link.
 type tapWay struct {
 	pipe        pipe[*frame]
 	from, to    *tap
 	writeErrors uint64
+	expect      int // frames to ask for in the next read: what came last time, and some
 }
 
 type tapLink struct {
@@ -58,7 +51,9 @@ type tapLink struct {
 }
 
 // Emulator carries frames between pairs of TAP devices with impairments. Its
-// methods are safe for concurrent use. Use NewEmulator and Close.
+// methods are safe for concurrent use. Use NewEmulator and Close. Its loop needs
+// the Go scheduler after each sleep: in a process whose goroutines keep all
+// GOMAXPROCS busy it would come late, so give it a process without other work.
 type Emulator struct {
 	start time.Time
 	wake  int // eventfd
@@ -68,7 +63,7 @@ type Emulator struct {
 	links  []*tapLink
 	ways   []*tapWay
 	closed bool
-	free   []*frame // only the loop's
+	io     batch
 
 	done chan struct{}
 }
@@ -115,6 +110,7 @@ func NewEmulator(seed uint64, links []LinkConfig) (*Emulator, error) {
 	if e.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
 		return fail(fmt.Errorf("eventfd: %w", err))
 	}
+	e.io.open()
 	e.start = time.Now() // outages count from here
 	go e.loop()
 	return e, nil
@@ -210,6 +206,7 @@ func (e *Emulator) Close() error {
 func (e *Emulator) release() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.io.close()
 	for _, l := range e.links {
 		for _, t := range l.taps {
 			if t != nil {
@@ -238,7 +235,6 @@ func (e *Emulator) loop() {
 	for i, w := range e.ways {
 		polls[1+i] = unix.PollFd{Fd: int32(w.from.fd), Events: unix.POLLIN}
 	}
-	f := new(frame)
 	busy := false
 	for {
 		e.mu.Lock()
@@ -249,22 +245,24 @@ func (e *Emulator) loop() {
 		for i, w := range e.ways {
 			switch revents := polls[1+i].Revents; {
 			case revents&unix.POLLIN != 0:
-				f = e.read(w, f)
+				e.io.read(w)
 				busy = true
 			case revents != 0: // the device was deleted: poll it no more
 				polls[1+i].Fd = -1
 			}
 		}
-		due := time.Since(e.start) + deliverEarly
+		now := time.Since(e.start)
+		e.io.finishReads(now)
 		next, any := time.Duration(0), false
 		for _, w := range e.ways {
-			if e.deliver(w, due) {
+			if e.io.deliver(w, now+deliverEarly) {
 				busy = true
 			}
 			if at, ok := w.pipe.next(); ok && (!any || at < next) {
 				next, any = at, true
 			}
 		}
+		e.io.finishWrites()
 		e.mu.Unlock()
 
 		if busy {
@@ -286,64 +284,5 @@ func (e *Emulator) loop() {
 			var drain [8]byte
 			unix.Read(e.wake, drain[:])
 		}
-	}
-}
-
-// read takes what a device has, up to a bound, and returns a spare buffer.
-func (e *Emulator) read(w *tapWay, f *frame) *frame {
-	now := time.Since(e.start)
-	for range readBurst {
-		n, err := unix.Read(w.from.fd, f.buf[:])
-		if err != nil || n <= 0 {
-			break
-		}
-		if n < ethernetHeader || n == len(f.buf) {
-			continue
-		}
-		f.n = n
-		kept := false
-		if outsideModel(f.buf[:n]) {
-			kept = w.pipe.bypass(now, f)
-		} else {
-			kept = w.pipe.offer(now, n, f)
-		}
-		if kept {
-			f = e.spare()
-		}
-	}
-	return f
-}
-
-func (e *Emulator) spare() *frame {
-	if n := len(e.free); n > 0 {
-		f := e.free[n-1]
-		e.free = e.free[:n-1]
-		return f
-	}
-	return new(frame)
-}
-
-// deliver writes what is due and reports whether anything was.
-func (e *Emulator) deliver(w *tapWay, due time.Duration) bool {
-	any := false
-	for {
-		x, ok := w.pipe.pop(due)
-		if !ok {
-			return any
-		}
-		any = true
-		b := x.frame.buf[:x.frame.n]
-		if x.corrupt != 0 {
-			// Beyond the Ethernet header: a wire's frame check would catch the
-			// flip, equipment that corrupts does it to the packet. UDP and TCP
-			// checksums then drop it in the receiving kernel, as in life.
-			Flip(b[ethernetHeader:], x.corrupt)
-		}
-		for range x.copies {
-			if _, err := unix.Write(w.to.fd, b); err != nil && !errors.Is(err, unix.EINTR) {
-				w.writeErrors++
-			}
-		}
-		e.free = append(e.free, x.frame)
 	}
 }

@@ -33,6 +33,12 @@ const (
 	// aloneSlow is the part of the rate delivered in Down below which nobody
 	// else has taken what was left.
 	aloneSlow = 0.82
+	// overSend bounds the rate by what is delivered of it, above soleShare.
+	overSend = 1.1
+	// aloneShare is a share that is as good as the whole, when it is seen
+	// in one cycle, with soleShare on average.
+	aloneShare = 0.9
+	soleShare  = 0.65
 	// rejoinFor is how long the rate held beside another flow is remembered.
 	rejoinFor = 20 * time.Second
 )
@@ -45,7 +51,8 @@ type competition struct {
 	peak    time.Duration // queue at the start of Down
 	phase   int           // progress within the state
 	span    time.Duration // how long Up and Down last
-	alone   int           // cycles in a row that looked so
+	sole    bool          // Up brought nothing more
+	alone   int           // signs in a row of being alone; two a cycle
 	lossy   bool          // this cycle had loss over the floor
 
 	heldBW float64 // rate when competing last ended
@@ -111,8 +118,11 @@ func (c *Controller) stepCompete(now time.Time, m float64, app, ok bool) {
 			fall := seconds(c.peak - c.delay.standing())
 			if c.queue() < c.target()+3*time.Millisecond || fall >= aloneDrop*(1-competeDown)*seconds(c.span) {
 				c.alone++
-			} else {
+			} else if !c.sole {
 				c.alone = 0
+			}
+			if c.sole {
+				c.alone++
 			}
 			if c.alone >= 2 {
 				c.stopCompete(now, m)
@@ -141,6 +151,9 @@ func (c *Controller) steer() {
 	}
 	c.lossy = false
 	c.bw *= min(max(g, mostDown), mostUp)
+	if c.plain > 0 && c.share > soleShare {
+		c.bw = min(c.bw, overSend*c.plain)
+	}
 }
 
 // flatness is the change of the mean queue that jitter explains.
@@ -178,6 +191,7 @@ func (c *Controller) measureShare(raised float64) {
 	}
 	f := (competeUp*c.plain/raised - 1) / (competeUp - 1)
 	c.share += (min(max(f, 0), 1) - c.share) / shareCycles
+	c.sole = f > aloneShare && c.share > soleShare
 }
 
 // average is the rate over a span of receiver time, or else the usual sample.

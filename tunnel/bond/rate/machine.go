@@ -41,6 +41,7 @@ const (
 
 	targetQueue = 4 * time.Millisecond  // held in Cruise: proves the link full
 	highQueue   = 16 * time.Millisecond // over target: the rate fell, or another flow came
+	maxDrains   = 3
 	upPulse     = 40 * time.Millisecond // at upGain: a queue of 10 ms if the link is full
 
 	// maxSpan is the longest time a rate is averaged over.
@@ -102,6 +103,8 @@ type machine struct {
 	trial      float64 // loss at the last, higher rate tried to learn the floor
 	tryBW      float64 // bw before the first of these trials
 	deep       int
+	drains     int     // Drains repeated
+	settledBW  float64 // bw when Drain had drained
 	downs      int
 	cruiseLoss float64 // in the last whole episode of Cruise; 0 is unknown
 	marked     bool    // Down counts loss since its rate shows
@@ -266,6 +269,7 @@ func (c *Controller) stepDrain(now time.Time, dt time.Duration, m float64, ok, b
 		c.slow = min(c.slow, m)
 	}
 	if c.settled.IsZero() {
+		c.settledBW = c.bw
 		if float64(c.inflight) <= c.bw*seconds(c.roundTrip()+targetQueue) || now.Sub(c.since) > 4*c.loop() {
 			c.settled = now
 		}
@@ -279,9 +283,17 @@ func (c *Controller) stepDrain(now time.Time, dt time.Duration, m float64, ok, b
 		c.enter(now, down)
 	case c.quiet() && c.slow < c.slowed(c.before) && c.high-c.low < c.flatness():
 		c.newRoute(now)
+	case c.bw < c.settledBW*0.92 && c.drains < maxDrains:
+		// The rate was still being found: what was sent was no less than it.
+		before := c.before
+		c.enter(now, drain)
+		c.before = before
+		c.drains++
+		return
 	default:
 		c.startCompete(now, m, ok)
 	}
+	c.drains = 0
 }
 
 // stepDown empties the queue, waits for a loop to see it empty, and learns from

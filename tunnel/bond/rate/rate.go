@@ -134,10 +134,10 @@ func (c *Controller) OnReport(now time.Time, s Sample) {
 	c.inflight = max(s.Inflight, 0)
 	dt := min(max(now.Sub(c.last), 0), maxStep)
 	c.last = now
-	c.updateRTT(now, s.RTT)
 	if s.DeliveredPackets > 0 {
 		c.delay.add(now, s.OWDMin, c.delayWindow())
 	}
+	c.updateRTT(now, s.RTT)
 	if s.RecvElapsed > maxGap {
 		c.rates.reset()
 	} else {
@@ -156,7 +156,10 @@ func (c *Controller) updateRTT(now time.Time, rtt time.Duration) {
 		return
 	}
 	c.lastRTT = rtt
-	if c.rtt == 0 || rtt <= c.rtt || now.Sub(c.rttAt) > rttWindow {
+	if c.rtt == 0 || rtt <= c.rtt {
+		c.rtt, c.rttAt = rtt, now
+	} else if q := c.queue(); now.Sub(c.rttAt) > rttWindow && q < 2*c.target()+c.delay.jitter() {
+		// A queue must not pass for distance.
 		c.rtt, c.rttAt = rtt, now
 	}
 }

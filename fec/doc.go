@@ -25,7 +25,13 @@
 // will do): two repairs over the same packets with the same key are the same repair.
 //
 // Any k lost packets come back once k repairs arrive that cover no other missing packet; about 1 time in 250 the k
-// equations are dependent and one more is needed.
+// equations are dependent and one more is needed. A packet that is merely late counts as missing: with paths of
+// different delay some are recovered before they arrive, and the decoder passes over them when they do.
+//
+// A repair costs both sides about (packets covered) x (bytes) at the speed of a SIMD multiplication, 10 to 20 us for 200
+// full packets; the decoder pays only for repairs that it uses. Windows that are longer in packets leave less
+// unrecovered for the same overhead, and repair later: take the last 20 to 50 ms of the lane, and not under some 100
+// packets when losses come in bursts.
 //
 // # Memory
 //

@@ -87,7 +87,7 @@ type arrival struct {
 }
 
 func newSimulation(seed uint64, rate float64, loss gilbert) *simulation {
-	const window, payload = 256, 64
+	const window, payload = 256, 16
 	return &simulation{
 		rate: rate, window: window, payload: payload,
 		span:    50 * time.Millisecond,

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-func TestDebugStart(t *testing.T) {
+func TestDebugLoss(t *testing.T) {
 	seed := testSeed(t)
 	imps, _ := scenario(t, os.Getenv("SCEN"))
 	inBubble(t, func(t *testing.T) {
@@ -17,19 +17,14 @@ func TestDebugStart(t *testing.T) {
 		<-sb.Started()
 		p := w.lane(sa, sb, Bulk)
 		defer p.close()
+		var at [12]uint64
 		go func() {
-			for range 30 {
-				st := p.cb.ConnectionStats()
-				w.b.bond.mu.Lock()
-				var rx *laneRx
-				rx = p.la.rx
-				t.Logf("%v cw %d srtt %v latest %v min %v sent %d q %d unacked %d; common a %d b %d", time.Now().UnixMilli()%100000, st.CongestionWindow/1280, st.SmoothedRTT, st.LatestRTT, st.MinRTT, st.PacketsSent,
-					p.lb.tx.queue.len(), p.lb.tx.next-p.lb.tx.base, rx.common, p.lb.rx.common)
-				w.b.bond.mu.Unlock()
-				time.Sleep(100 * time.Millisecond)
+			for i := range at {
+				time.Sleep(500 * time.Millisecond)
+				at[i] = p.cb.ConnectionStats().CongestionWindow / 1280
 			}
 		}()
-		p.transfer(t, seed, 3*time.Second)
-		w.dump(t)
+		p.transfer(t, seed, 6*time.Second)
+		t.Logf("cwnd each 0.5 s: %d, lost %d; lessons left %d", at, p.cb.ConnectionStats().PacketsLost, p.la.rx.lesson.left)
 	})
 }

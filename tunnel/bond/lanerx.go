@@ -10,9 +10,13 @@ const (
 	// interactiveHold is how long an interactive lane keeps packets behind a hole, so that a repair over another path
 	// is not seen as reordering.
 	interactiveHold = 15 * time.Millisecond
-	// equaliseMargin is kept above the slowest path's delay: queues that come and go under it stay invisible to QUIC,
-	// and it is what makes a retransmission arrive inside two of QUIC's round trips (DESIGN section 4).
+	// equaliseMargin is kept above the slowest path's delay at the least: queues that come and go under it stay
+	// invisible to QUIC. equaliseShare of the slowest path's round trip is what a packet needs that is lost twice: it
+	// arrives after two rounds of detection and report, 5 one-way delays, and QUIC waits for its acknowledgement for two
+	// of its own round trips, 4 D less the D of the way back; D at 1.55 one-way delays keeps it in time.
 	equaliseMargin = 20 * time.Millisecond
+	equaliseMost   = 100 * time.Millisecond
+	equaliseShare  = 0.275
 	// equaliseDecay is how fast the common delay falls, µs a second, once a path got faster.
 	equaliseDecay = 20_000
 	// activeFor is how long a path counts for the common delay after its last packet of the lane.
@@ -63,6 +67,8 @@ type laneRx struct {
 	haveDelay bool
 	active    [maxPaths]stamp // newest packet of the lane by path
 
+	lesson lesson
+
 	dec   *fec.Decoder
 	rec   []fec.Packet
 	ready ring[*packetBuf]
@@ -75,7 +81,7 @@ type laneRx struct {
 }
 
 func newLaneRx(id uint8, class Class) *laneRx {
-	l := &laneRx{id: id, class: class, slots: make([]inPacket, laneWindow), wake: make(chan struct{}, 1)}
+	l := &laneRx{id: id, class: class, slots: make([]inPacket, laneWindow), wake: make(chan struct{}, 1), lesson: lesson{left: lessons}}
 	if class != Bulk {
 		l.decoder()
 	}
@@ -154,6 +160,9 @@ func (l *laneRx) put(now stamp, seq uint64, payload []byte, sent stamp) bool {
 	}
 	s := l.slot(seq)
 	s.buf, s.state = newPacketBuf(payload), slotHeld
+	if l.equalised() && seq >= l.scan && l.lesson.take(now, s.buf, sent+stamp(l.common)) {
+		s.buf, s.state = nil, slotReleased
+	}
 	if l.equalised() {
 		s.due = sent + stamp(l.common)
 	} else if l.class == Interactive {
@@ -183,8 +192,24 @@ func (l *laneRx) hand(s *inPacket) {
 
 // release moves what is due to the ready queue and returns when to come back; 0: nothing waits.
 func (l *laneRx) release(now stamp) stamp {
+	next := l.releaseInLine(now)
+	if d := l.lesson.due; d != 0 {
+		if d <= now {
+			l.ready.push(l.lesson.give())
+		} else if next == 0 || d < next {
+			next = d
+		}
+	}
+	return next
+}
+
+func (l *laneRx) releaseInLine(now stamp) stamp {
 	for l.scan < l.high {
 		s := l.slot(l.scan)
+		if s.state == slotReleased { // kept aside
+			l.scan++
+			continue
+		}
 		if s.state == slotHeld {
 			if l.equalised() && !l.holding && s.due > now {
 				return s.due
@@ -221,8 +246,13 @@ func (l *laneRx) release(now stamp) stamp {
 	return 0
 }
 
-// equalise sets the common delay from the paths that carry the lane.
-func (l *laneRx) equalise(now stamp, paths []*pathRx) {
+// margin is what the common delay of a lane keeps above the slowest path, given that path's round trip.
+func margin(rtt time.Duration) time.Duration {
+	return min(max(equaliseMargin, time.Duration(equaliseShare*float64(rtt))), equaliseMost)
+}
+
+// equalise sets the common delay from the paths that carry the lane; above is the margin over the slowest.
+func (l *laneRx) equalise(now stamp, paths []*pathRx, above time.Duration) {
 	var most int64
 	have := false
 	for _, p := range paths {
@@ -233,7 +263,11 @@ func (l *laneRx) equalise(now stamp, paths []*pathRx) {
 		if l.received >= youngLane && (l.active[p.id] == 0 || now-l.active[p.id] > us(activeFor)) {
 			continue
 		}
-		d := max(p.delay.base()+int64(us(equaliseMargin)), p.delay.edge()+int64(us(2*time.Millisecond)))
+		base, edge := p.delay.base(), p.delay.edge()
+		if l.received < youngLane/4 { // the queue of a path's startup is about to go
+			edge = min(edge, base+int64(us(above)))
+		}
+		d := max(base+int64(us(above)), edge+int64(us(2*time.Millisecond)))
 		if !have || d > most {
 			most, have = d, true
 		}
@@ -275,6 +309,9 @@ func (l *laneRx) section(ranges []seqRange) (laneReport, []seqRange) {
 }
 
 func (l *laneRx) drop() {
+	if l.lesson.buf != nil {
+		l.lesson.give().free()
+	}
 	for i := range l.slots {
 		if b := l.slots[i].buf; b != nil {
 			b.free()

@@ -43,26 +43,23 @@ func (s *Session) setShelter(l *Lane) {
 	if l.tx.class != Bulk || c == nil {
 		return
 	}
-	var rate int64
-	var rtt time.Duration
 	var loss float64
 	for _, p := range s.b.paths {
 		if p.usable() {
-			rate += p.ctrl.Bandwidth()
-			rtt = max(rtt, p.rtt)
 			loss = max(loss, p.lossShort)
 		}
 	}
-	need := float64(rate) / 8 * (rtt + 2*equaliseMargin).Seconds()
-	if float64(c.ConnectionStats().CongestionWindow) < 1.5*need && loss > 0.001 {
+	rate, rtt := s.capacity()
+	need := float64(rate) / 8 * rtt.Seconds()
+	if float64(c.ConnectionStats().CongestionWindow) < 1.2*need && loss > 0.001 {
 		l.tx.shelter = min(shelterMost, max(0.05, shelterPerLoss*loss))
 	}
 }
 
 // fecHold is how long a lost packet waits for its repairs before it is sent again.
 func (t *laneTx) fecHold() time.Duration {
-	if t.enc == nil {
-		return 0
+	if t.enc == nil || t.shelter > 0 {
+		return 0 // sheltered lanes want the packet back soonest, by whatever way
 	}
 	if t.class == Bulk {
 		return 40 * time.Millisecond

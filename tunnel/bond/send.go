@@ -181,10 +181,11 @@ func (s *Session) tick(now time.Time, at stamp) {
 	s.runDeferred(at)
 	for _, l := range s.live {
 		if l.rx.equalised() {
-			l.rx.equalise(at, s.rx[:])
+			l.rx.equalise(at, s.rx[:], margin(s.slowest()))
 		}
 		l.tx.feedFEC(now)
 		s.setShelter(l)
+		l.teach()
 	}
 	if !s.startDone && (!starting || at-s.since > us(startupAtMost)) {
 		s.startDone = true

@@ -139,16 +139,31 @@ func (s *Session) Capacity() (bitsPerSec int64, rtt time.Duration) {
 	b := s.b
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for _, p := range b.paths {
-		if p.state == PathUp {
+	return s.capacity()
+}
+
+// capacity is Capacity with mu held.
+func (s *Session) capacity() (bitsPerSec int64, rtt time.Duration) {
+	for _, p := range s.b.paths {
+		if p.usable() {
 			bitsPerSec += p.ctrl.Bandwidth()
-			rtt = max(rtt, p.rtt)
 		}
 	}
-	if rtt > 0 {
-		rtt += 2 * equaliseMargin
+	if rtt = s.slowest(); rtt > 0 {
+		rtt += 2 * margin(rtt)
 	}
 	return bitsPerSec, rtt
+}
+
+// slowest is the longest base round trip of the paths that are up. Called with mu held.
+func (s *Session) slowest() time.Duration {
+	var rtt time.Duration
+	for _, p := range s.b.paths {
+		if p.usable() {
+			rtt = max(rtt, p.rttMin)
+		}
+	}
+	return rtt
 }
 
 func laneID(c Class, i int) uint8 { return uint8(c)<<6 | uint8(i) }
@@ -296,7 +311,7 @@ func (s *Session) accept(now time.Time, at stamp, u *uplink, addr netip.AddrPort
 		l.rx.active[h.path] = at
 		rx.lastSource = at
 		if !l.rx.haveDelay && l.rx.equalised() {
-			l.rx.equalise(at, s.rx[:])
+			l.rx.equalise(at, s.rx[:], margin(s.slowest()))
 		}
 		sent := at - stamp(owd)
 		if h.aux == auxAgain {

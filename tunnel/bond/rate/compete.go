@@ -52,8 +52,9 @@ type competition struct {
 	phase   int           // progress within the state
 	span    time.Duration // how long Up and Down last
 	sole    bool          // Up brought nothing more
-	alone   int           // signs in a row of being alone; two a cycle
-	lossy   bool          // this cycle had loss over the floor
+	cycles  int
+	alone   int  // signs in a row of being alone; two a cycle
+	lossy   bool // this cycle had loss over the floor
 
 	heldBW float64 // rate when competing last ended
 	heldAt time.Time
@@ -82,7 +83,7 @@ func (c *Controller) startCompete(now time.Time, m float64, ok bool) {
 
 func (c *Controller) stopCompete(now time.Time, m float64) {
 	c.compete = false
-	c.heldBW, c.heldAt = c.bw, now
+	c.heldBW, c.heldAt = c.bw*min(1, fairShare/max(c.share, 0.05)), now
 	c.bw = min(c.bw, m)
 	c.delay.hold = false
 	c.deep = deepDowns
@@ -190,7 +191,11 @@ func (c *Controller) measureShare(raised float64) {
 		return
 	}
 	f := (competeUp*c.plain/raised - 1) / (competeUp - 1)
-	c.share += (min(max(f, 0), 1) - c.share) / shareCycles
+	n := float64(shareCycles)
+	if c.cycles++; c.cycles == 1 && c.downs == 0 {
+		n = 2.2 // there was no more than a guess
+	}
+	c.share += (min(max(f, 0), 1) - c.share) / n
 	c.sole = f > aloneShare && c.share > soleShare
 }
 

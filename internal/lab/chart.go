@@ -13,7 +13,8 @@ import (
 type chart struct {
 	label   string // for those who cannot see it
 	series  []series
-	stacked bool // areas on top of each other instead of lines
+	stacked bool    // areas on top of each other instead of lines
+	overlay *series // a line over the areas
 	bands   []Mark
 	limit   float64 // a dashed line across; 0: none
 	xMax    float64 // seconds; 0: the longest series
@@ -87,9 +88,12 @@ func (c *chart) drawSize(b *strings.Builder, size chartSize) {
 			marginLeft, py(y), size.width-marginRight, marginLeft-8, py(y)+4, round(y, 3))
 	}
 	for x := 0.0; x <= xMax+1e-9; x += xStep {
-		fmt.Fprintf(b, `<text class="tick" x="%.1f" y="%.1f" text-anchor="middle">%g</text>`, px(x), size.height-marginBottom+18, round(x, 3))
+		unit := ""
+		if x == 0 {
+			unit = " s"
+		}
+		fmt.Fprintf(b, `<text class="tick" x="%.1f" y="%.1f" text-anchor="middle">%g%s</text>`, px(x), size.height-marginBottom+18, round(x, 3), unit)
 	}
-	fmt.Fprintf(b, `<text class="tick" x="%.1f" y="%.1f" text-anchor="end">s</text>`, size.width-1, size.height-marginBottom+18)
 	for i, l := range layers {
 		s := c.series[i]
 		if len(l.top) == 0 {
@@ -100,6 +104,9 @@ func (c *chart) drawSize(b *strings.Builder, size chartSize) {
 		} else {
 			fmt.Fprintf(b, `<path class="line %s" d="%s"/>`, s.class, linePath(s.x, l.top, px, py))
 		}
+	}
+	if o := c.overlay; o != nil && len(o.y) > 0 {
+		fmt.Fprintf(b, `<path class="line %s" d="%s"/>`, o.class, linePath(o.x, o.y, px, py))
 	}
 	if c.limit > 0 {
 		fmt.Fprintf(b, `<path class="limit" d="M%.1f %.1fH%.1f"/><text class="note" x="%.1f" y="%.1f" text-anchor="end">limit %.0f</text>`,

@@ -5,10 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"html/template"
-	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 )
@@ -120,10 +118,9 @@ var pageText string
 var pageTemplate = template.Must(template.New("report").Funcs(template.FuncMap{
 	"mb":       func(n int64) string { return fmt.Sprintf("%.1f MB", float64(n)/1e6) },
 	"span":     func(s float64) string { return spanText(time.Duration(s * float64(time.Second))) },
-	"percent":  func(v float64) string { return fmt.Sprintf("%.0f %%", 100*v) },
 	"mbit":     rateText,
-	"join":     func(s []string) string { return strings.Join(s, " + ") },
 	"date":     func(t time.Time) string { return t.UTC().Format("2 January 2006, 15:04 UTC") },
+	"shares":   sharesText,
 	"overhead": func(v float64) string { return fmt.Sprintf("%.3f", v) },
 }).Parse(pageText))
 
@@ -213,7 +210,7 @@ func (p *page) charts() {
 		c := shareChart(through)
 		p.Charts = append(p.Charts, pageChart{
 			Title:   "Each carrier's share, Mbit/s on the wire",
-			Caption: "The same run: Ethernet bytes each carrier delivered towards the client, repair included.",
+			Caption: "The same run: Ethernet bytes each carrier delivered towards the client, repair included, and the payload that came out.",
 			Legend:  c.legend(), SVG: c.draw(),
 		})
 	}
@@ -233,15 +230,32 @@ func (c *chart) legend() []legendEntry {
 	for _, s := range c.series {
 		out = append(out, legendEntry{s.name, s.class})
 	}
+	if c.overlay != nil {
+		out = append(out, legendEntry{c.overlay.name, c.overlay.class})
+	}
 	return out
 }
 
 func shareChart(l *Leg) chart {
 	c := chart{label: "Each carrier's share over time", stacked: true, bands: l.Trace.Marks}
-	for _, name := range slices.Sorted(maps.Keys(l.Trace.Carriers)) {
-		c.series = append(c.series, series{name, name, l.Trace.Seconds, l.Trace.Carriers[name].Mbit})
+	for _, name := range carriers {
+		if t := l.Trace.Carriers[name]; t != nil {
+			c.series = append(c.series, series{name, name, l.Trace.Seconds, t.Mbit})
+		}
 	}
+	c.overlay = &series{"payload at the client", "payload", l.Trace.Seconds, smooth(l.Trace.GoodputMbit, 3)}
 	return c
+}
+
+// sharesText is "ct 33 %, cu 36 %, cm 31 %".
+func sharesText(shares map[string]float64) string {
+	var out []string
+	for _, name := range carriers {
+		if v, ok := shares[name]; ok {
+			out = append(out, fmt.Sprintf("%s %.0f %%", name, 100*v))
+		}
+	}
+	return strings.Join(out, ", ")
 }
 
 // spanText is a duration for people: "8.2 s", "3 min 20 s", "2 h 05 min".

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/landbridge/landbridge/bpf"
 )
@@ -110,9 +111,16 @@ func TestReturnPrefixes(t *testing.T) {
 	must(t, err)
 	expect(t, c, "peer 192.0.2.9")
 	c.Close()
-	// The client itself answers the stray SYN+ACK with a reset.
-	if c, err := topo.dialTransparent(hostPort(client4, 0), l.Addr().String()); err == nil {
-		c.Close()
+	err = topo.gateway.do(func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
+		defer cancel()
+		c, err := DialTransparent(ctx, netip.MustParseAddrPort(hostPort(client4, 0)), addrPort(l.Addr()))
+		if err == nil {
+			c.Close()
+		}
+		return err
+	})
+	if err == nil {
 		t.Error("a reply to a client that is not ours was taken")
 	}
 	must(t, ret.SetPrefixes(nil))

@@ -81,6 +81,11 @@ func newNamespace(t testing.TB) *namespace {
 	}))
 	t.Cleanup(func() { _ = ns.close() })
 	must(t, ns.do(func() error {
+		// Link-local addresses would be tentative, and IPv6 dumb, for two
+		// seconds.
+		if err := os.WriteFile("/proc/sys/net/ipv6/conf/default/accept_dad", []byte("0"), 0); err != nil {
+			return err
+		}
 		lo, err := netlink.LinkByName("lo")
 		if err != nil {
 			return err

@@ -20,8 +20,8 @@ type Config struct {
 	// Mark is what captured packets carry; Mask says which bits of the packet's
 	// mark it replaces. Mask 0 means all 32.
 	Mark, Mask uint32
-	// MaxPrefixes is the capacity of the IPv4 and of the IPv6 trie; 0 means
-	// the constant MaxPrefixes.
+	// MaxPrefixes bounds the IPv4 and the IPv6 prefixes; 0 means the constant
+	// MaxPrefixes.
 	MaxPrefixes int
 
 	rehearsal uint32 // 1: all but the assignment, which fails in a test run
@@ -30,9 +30,10 @@ type Config struct {
 // Program is a loaded program with its maps. All methods may be called
 // concurrently. The zero value is of no use; see [LoadCapture], [LoadReturn].
 type Program struct {
-	ether, ip *ebpf.Program
-	maps      captureMaps
-	name      string
+	ether, ip   *ebpf.Program
+	maps        captureMaps
+	name        string
+	maxPrefixes int
 
 	mu       sync.Mutex
 	prefixes map[netip.Prefix]Action
@@ -78,8 +79,9 @@ func load(cfg Config, ether, ip string) (*Program, error) {
 	); err != nil {
 		return nil, explain(op, err)
 	}
-	spec.Maps[captureMapPrefixes4].MaxEntries = uint32(cfg.MaxPrefixes)
-	spec.Maps[captureMapPrefixes6].MaxEntries = uint32(cfg.MaxPrefixes)
+	// While one set replaces another, both are in the tries.
+	spec.Maps[captureMapPrefixes4].MaxEntries = 2 * uint32(cfg.MaxPrefixes)
+	spec.Maps[captureMapPrefixes6].MaxEntries = 2 * uint32(cfg.MaxPrefixes)
 	for name := range spec.Programs {
 		if name != ether && name != ip {
 			delete(spec.Programs, name)
@@ -94,7 +96,7 @@ func load(cfg Config, ether, ip string) (*Program, error) {
 		return nil, explain(op, err)
 	}
 	defer coll.Close()
-	p := &Program{name: ether, prefixes: make(map[netip.Prefix]Action)}
+	p := &Program{name: ether, maxPrefixes: cfg.MaxPrefixes, prefixes: make(map[netip.Prefix]Action)}
 	p.ether, p.ip = coll.DetachProgram(ether), coll.DetachProgram(ip)
 	if err := coll.Assign(&p.maps); err != nil {
 		_ = p.Close()
@@ -142,13 +144,8 @@ func (p *Program) setListener(key uint32, l syscall.Conn) error {
 func (p *Program) SetPrefixes(set map[netip.Prefix]Action) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for prefix, action := range set {
-		if !prefix.IsValid() || prefix != prefix.Masked() || prefix.Addr().Is4In6() {
-			return fmt.Errorf("set prefixes: %v: must be a valid prefix with no bits set beyond its length", prefix)
-		}
-		if action < Capture || action > Drain {
-			return fmt.Errorf("set prefixes: %v: action %d: must be %d to %d", prefix, action, Capture, Drain)
-		}
+	if err := p.check(set); err != nil {
+		return fmt.Errorf("set prefixes: %w", err)
 	}
 	// First what holds back, then what captures; then the other way round for
 	// what goes.
@@ -173,6 +170,25 @@ func (p *Program) SetPrefixes(set map[netip.Prefix]Action) error {
 			}
 			delete(p.prefixes, prefix)
 		}
+	}
+	return nil
+}
+
+func (p *Program) check(set map[netip.Prefix]Action) error {
+	var v4 int
+	for prefix, action := range set {
+		if !prefix.IsValid() || prefix != prefix.Masked() || prefix.Addr().Is4In6() {
+			return fmt.Errorf("%v: must be a valid prefix with no bits set beyond its length", prefix)
+		}
+		if action < Capture || action > Drain {
+			return fmt.Errorf("%v: action %d: must be %d to %d", prefix, action, Capture, Drain)
+		}
+		if prefix.Addr().Is4() {
+			v4++
+		}
+	}
+	if v6 := len(set) - v4; max(v4, v6) > p.maxPrefixes {
+		return fmt.Errorf("%d IPv4 and %d IPv6 prefixes: at most %d of each", v4, v6, p.maxPrefixes)
 	}
 	return nil
 }

@@ -1,0 +1,570 @@
+package bpf
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"os"
+	"reflect"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+	"golang.org/x/sys/unix"
+)
+
+const testMark, testMask = 0x4c00, 0xff00
+
+func loadTest(t testing.TB, load func(Config) (*Program, error), cfg Config) *Program {
+	t.Helper()
+	requireRoot(t)
+	if cfg.Mark == 0 {
+		cfg.Mark, cfg.Mask = testMark, testMask
+	}
+	p, err := load(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := p.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return p
+}
+
+// skbContext is the beginning of struct __sk_buff.
+type skbContext struct {
+	Len, PktType, Mark uint32
+	_                  [45]uint32
+}
+
+// run shows the program one frame and returns the verdict it counted. It checks
+// what comes with it: return code, mark, and that the frame is untouched.
+func run(t testing.TB, p *Program, frame []byte) Verdict {
+	t.Helper()
+	const markBefore = 0xabcd1234
+	before, err := p.Verdicts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	opts := ebpf.RunOptions{
+		Data: frame, DataOut: make([]byte, len(frame)+64), Repeat: 1,
+		Context: &skbContext{Mark: markBefore}, ContextOut: &skbContext{},
+	}
+	code, err := p.ether.Run(&opts)
+	if err != nil {
+		t.Fatalf("run %x: %v", frame, err)
+	}
+	after, err := p.Verdicts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	verdict := numVerdicts
+	for v := range after {
+		switch after[v] - before[v] {
+		case 0:
+		case 1:
+			if verdict != numVerdicts {
+				t.Fatalf("%x counted as %v and %v", frame, verdict, Verdict(v))
+			}
+			verdict = Verdict(v)
+		default:
+			t.Fatalf("%x counted %d times as %v", frame, after[v]-before[v], Verdict(v))
+		}
+	}
+	if verdict == numVerdicts {
+		t.Fatalf("%x not counted", frame)
+	}
+	wantCode, wantMark := int32(-1), uint32(markBefore) // TC_ACT_UNSPEC: on to the next program
+	if verdict == Captured || verdict == CapturedNew {
+		wantCode, wantMark = 0, markBefore&^testMask|testMark
+	}
+	if mark := opts.ContextOut.(*skbContext).Mark; int32(code) != wantCode || mark != wantMark {
+		t.Errorf("%v: code %d, mark %#x; want %d, %#x", verdict, int32(code), mark, wantCode, wantMark)
+	}
+	if !bytes.Equal(opts.DataOut[:len(frame)], frame) {
+		t.Errorf("%v: frame changed to %x from %x", verdict, opts.DataOut, frame)
+	}
+	return verdict
+}
+
+func listenTCP(t testing.TB, network, addr string) *net.TCPListener {
+	t.Helper()
+	var lc net.ListenConfig
+	lc.SetMultipathTCP(false)
+	l, err := lc.Listen(context.Background(), network, addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	return l.(*net.TCPListener)
+}
+
+func ap(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
+
+var testSet = map[netip.Prefix]Action{
+	netip.MustParsePrefix("10.0.0.0/8"):         Capture,
+	netip.MustParsePrefix("10.1.0.0/16"):        Pass,
+	netip.MustParsePrefix("10.1.1.0/24"):        Capture,
+	netip.MustParsePrefix("10.2.0.0/16"):        Drain,
+	netip.MustParsePrefix("2001:db8::/32"):      Capture,
+	netip.MustParsePrefix("2001:db8:1::/48"):    Pass,
+	netip.MustParsePrefix("2001:db8:1:1::/64"):  Capture,
+	netip.MustParsePrefix("2001:db8:2::/48"):    Drain,
+	netip.MustParsePrefix("127.0.0.1/32"):       Capture,
+	netip.MustParsePrefix("::1/128"):            Capture,
+	netip.MustParsePrefix("fd00:ffff::/32"):     Pass,
+	netip.MustParsePrefix("192.0.2.128/25"):     Pass,
+	netip.MustParsePrefix("198.51.100.255/32"):  Drain,
+	netip.MustParsePrefix("2001:db8:ffff::/64"): Pass,
+}
+
+var (
+	client4, origin4 = ap("192.0.2.1:40000"), ap("10.9.9.9:443")
+	client6, origin6 = ap("[fd00::1]:40000"), ap("[2001:db8:9::9]:443")
+)
+
+// frames are named packets with the verdict of the parser, or CapturedNew.
+func frames() map[string]struct {
+	frame []byte
+	want  Verdict
+} {
+	set := map[string]struct {
+		frame []byte
+		want  Verdict
+	}{}
+	add := func(name string, want Verdict, frame []byte, change ...func([]byte)) {
+		for _, f := range change {
+			f(frame)
+		}
+		set[name] = struct {
+			frame []byte
+			want  Verdict
+		}{frame, want}
+	}
+	at := func(off int, b ...byte) func([]byte) { return func(f []byte) { copy(f[off:], b) } }
+	ip := func(off int, b ...byte) func([]byte) { return at(etherLen+off, b...) }
+	v4 := func() []byte { return packet(client4, origin4, flagSYN) }
+	v6 := func(exts ...extHeader) []byte { return packet(client6, origin6, flagSYN, exts...) }
+
+	add("v4 syn", CapturedNew, v4())
+	add("v4 data", CapturedNew, packet(client4, origin4, flagACK))
+	add("v4 pass", Excluded, packet(client4, ap("10.1.2.3:443"), flagSYN))
+	add("v4 captured inside pass", CapturedNew, packet(client4, ap("10.1.1.3:443"), flagSYN))
+	add("v4 drain", Excluded, packet(client4, ap("10.2.1.3:443"), flagSYN))
+	add("v4 elsewhere", NotCaptured, packet(client4, ap("11.0.0.1:443"), flagSYN))
+	add("v4 don't fragment", CapturedNew, v4(), ip(6, 0x40))
+	add("v4 first fragment", Fragment, v4(), ip(6, 0x20))
+	add("v4 later fragment", Fragment, v4(), ip(7, 1))
+	add("v4 udp", NotTCP, v4(), ip(9, protoUDP))
+	add("v4 icmp", NotTCP, v4(), ip(9, 1))
+	add("v4 version", Unparsed, v4(), ip(0, 0x55))
+	add("v4 header length 4", Unparsed, v4(), ip(0, 0x44))
+	add("v4 options", CapturedNew, append(v4(), make([]byte, 4)...), ip(0, 0x46), ip(3, 44), ip(24+12, 0x50))
+	add("v4 options past the end", Unparsed, v4(), ip(0, 0x4f), ip(3, 80))
+	add("v4 total length", Unparsed, v4(), ip(3, 39))
+	add("v4 total length 0", Unparsed, v4(), ip(3, 0))
+	add("v4 data offset 4", Unparsed, v4(), ip(20+12, 0x40))
+	add("v4 truncated tcp", Unparsed, v4()[:etherLen+39])
+	add("v4 other host", OtherHost, v4(), at(0, 2, 1, 1, 1, 1, 1))
+	add("v4 multicast", OtherHost, v4(), at(0, 1, 0, 0x5e))
+	add("v4 broadcast", OtherHost, v4(), at(0, 255, 255, 255, 255, 255, 255))
+	add("arp", NotIP, v4(), at(12, 0x08, 0x06))
+	add("inline vlan", NotIP, v4(), at(12, 0x81, 0x00))
+	add("v6 as v4", Unparsed, v6(), at(12, 0x08, 0x00))
+	add("v4 as v6", Unparsed, v4(), at(12, 0x86, 0xdd))
+
+	add("v6 syn", CapturedNew, v6())
+	add("v6 pass", Excluded, packet(client6, ap("[2001:db8:1::3]:443"), flagSYN))
+	add("v6 captured inside pass", CapturedNew, packet(client6, ap("[2001:db8:1:1::3]:443"), flagSYN))
+	add("v6 drain", Excluded, packet(client6, ap("[2001:db8:2::3]:443"), flagSYN))
+	add("v6 elsewhere", NotCaptured, packet(client6, ap("[2001:db9::]:443"), flagSYN))
+	add("v6 udp", NotTCP, v6(), ip(6, protoUDP))
+	add("v6 esp", NotTCP, v6(), ip(6, esp))
+	add("v6 no next header", NotTCP, v6(), ip(6, noNext))
+	add("v6 version", Unparsed, v6(), ip(0, 0x50))
+	add("v6 truncated tcp", Unparsed, v6()[:etherLen+59])
+	add("v6 data offset 4", Unparsed, v6(), ip(40+12, 0x40))
+	add("v6 hop by hop", CapturedNew, v6(options(hopByHop, 1)))
+	add("v6 long options", CapturedNew, v6(options(destOptions, 3), options(hopByHop, 2)))
+	add("v6 authentication", CapturedNew, v6(ext(authHeader, append([]byte{4}, make([]byte, 22)...)...)))
+	add("v6 routed to the end", CapturedNew, v6(options(routing, 1)))
+	add("v6 routing not at the end", Unparsed, v6(options(routing, 1)), ip(40+3, 1))
+	add("v6 atomic fragment", CapturedNew, v6(ext(fragment, make([]byte, 7)...)))
+	add("v6 first fragment", Fragment, v6(ext(fragment, 0, 0, 1, 0, 0, 0, 0)))
+	add("v6 later fragment", Fragment, v6(ext(fragment, 0, 0, 8, 0, 0, 0, 0)))
+	add("v6 far fragment", Fragment, v6(ext(fragment, 0, 0x80, 0, 0, 0, 0, 0)))
+	add("v6 eight options", CapturedNew, v6(slices.Repeat([]extHeader{options(destOptions, 1)}, 8)...))
+	add("v6 nine options", Unparsed, v6(slices.Repeat([]extHeader{options(destOptions, 1)}, 9)...))
+	add("v6 options past the end", Unparsed, v6(options(destOptions, 1)), ip(41, 200))
+	add("v6 truncated options", Unparsed, v6(options(destOptions, 1))[:etherLen+43])
+	add("v6 truncated fragment header", Unparsed, v6(ext(fragment, make([]byte, 7)...))[:etherLen+47])
+	return set
+}
+
+func newCapture(t testing.TB) *Program {
+	t.Helper()
+	p := loadTest(t, LoadCapture, Config{Mark: testMark, Mask: testMask, rehearsal: 1})
+	if err := p.SetPrefixes(testSet); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.SetListeners(listenTCP(t, "tcp4", "127.0.0.1:0"), listenTCP(t, "tcp6", "[::1]:0")); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func TestVerdicts(t *testing.T) {
+	p := newCapture(t)
+	ret := loadTest(t, LoadReturn, Config{Mark: testMark, Mask: testMask, rehearsal: 1})
+	if err := ret.SetPrefixes(testSet); err != nil {
+		t.Fatal(err)
+	}
+	for name, f := range frames() {
+		t.Run(name, func(t *testing.T) {
+			if got := run(t, p, f.frame); got != f.want {
+				t.Errorf("%v, want %v", got, f.want)
+			}
+			want := f.want
+			if want == CapturedNew || strings.Contains(name, "drain") {
+				want = NoSocket
+			}
+			if got := run(t, ret, f.frame); got != want {
+				t.Errorf("return: %v, want %v", got, want)
+			}
+		})
+	}
+}
+
+// TestConnections: what belongs to a connection goes there, also while
+// draining; listening sockets are no connections.
+func TestConnections(t *testing.T) {
+	p := newCapture(t)
+	ret := loadTest(t, LoadReturn, Config{Mark: testMark, Mask: testMask, rehearsal: 1})
+	for _, host := range []string{"127.0.0.1", "::1"} {
+		l := listenTCP(t, "tcp", net.JoinHostPort(host, "0"))
+		c, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		server := ap(l.Addr().String())
+		client := ap(c.LocalAddr().String())
+		stranger := netip.AddrPortFrom(client.Addr(), 1)
+		self := netip.PrefixFrom(server.Addr(), server.Addr().BitLen())
+		for _, tt := range []struct {
+			name     string
+			action   Action
+			src, dst netip.AddrPort
+			lan, ret Verdict
+		}{
+			{"to server", Capture, client, server, Captured, Captured},
+			{"to client", Capture, server, client, Captured, Captured},
+			{"stranger", Capture, stranger, server, CapturedNew, NoSocket},
+			{"drain", Drain, client, server, Captured, Captured},
+			{"drain stranger", Drain, stranger, server, Excluded, NoSocket},
+			{"pass", Pass, client, server, Excluded, Excluded},
+			{"none", 0, client, server, NotCaptured, NotCaptured},
+		} {
+			t.Run(host+" "+tt.name, func(t *testing.T) {
+				set := map[netip.Prefix]Action{}
+				if tt.action != 0 {
+					set[self] = tt.action
+				}
+				if err := errors.Join(p.SetPrefixes(set), ret.SetPrefixes(set)); err != nil {
+					t.Fatal(err)
+				}
+				frame := packet(tt.src, tt.dst, flagACK)
+				if got := run(t, p, frame); got != tt.lan {
+					t.Errorf("capture: %v, want %v", got, tt.lan)
+				}
+				if got := run(t, ret, frame); got != tt.ret {
+					t.Errorf("return: %v, want %v", got, tt.ret)
+				}
+			})
+		}
+	}
+}
+
+// TestNoListener: a listener that is missing or closed means pass, in its
+// family alone. Without rehearsal the assignment fails, a test run being no
+// ingress, and the packet passes too.
+func TestNoListener(t *testing.T) {
+	p := loadTest(t, LoadCapture, Config{})
+	if err := p.SetPrefixes(testSet); err != nil {
+		t.Fatal(err)
+	}
+	expect := func(v4, v6 Verdict) {
+		t.Helper()
+		got4, got6 := run(t, p, packet(client4, origin4, flagSYN)), run(t, p, packet(client6, origin6, flagSYN))
+		if got4 != v4 || got6 != v6 {
+			t.Errorf("v4 %v, v6 %v; want %v, %v", got4, got6, v4, v6)
+		}
+	}
+	expect(NoListener, NoListener)
+	l4, l6 := listenTCP(t, "tcp4", "127.0.0.1:0"), listenTCP(t, "tcp6", "[::1]:0")
+	set := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	set(p.SetListeners(l4, nil))
+	expect(AssignFailed, NoListener)
+	set(p.SetListeners(nil, l6))
+	expect(NoListener, AssignFailed)
+	set(p.SetListeners(l4, l6))
+	expect(AssignFailed, AssignFailed)
+	l4.Close()
+	expect(NoListener, AssignFailed)
+}
+
+// seed is TEST_SEED or a new one; it is printed.
+func seed(t testing.TB) *rand.Rand {
+	t.Helper()
+	s := rand.Uint64()
+	if env := os.Getenv("TEST_SEED"); env != "" {
+		var err error
+		if s, err = strconv.ParseUint(env, 10, 64); err != nil {
+			t.Fatalf("TEST_SEED: %v", err)
+		}
+	}
+	t.Logf("TEST_SEED=%d", s)
+	return rand.New(rand.NewPCG(s, 0))
+}
+
+// TestMutations compares the program with the naive parser on damaged packets.
+func TestMutations(t *testing.T) {
+	p := newCapture(t)
+	r := seed(t)
+	all := frames()
+	seen := Verdicts{}
+	names := slices.Sorted(maps.Keys(all))
+	for range 3000 {
+		name := names[r.IntN(len(names))]
+		frame := bytes.Clone(all[name].frame)
+		for range 1 + r.IntN(4) {
+			switch i := etherLen + r.IntN(len(frame)-etherLen); r.IntN(4) {
+			case 0:
+				frame[i] ^= 1 << r.IntN(8)
+			case 1:
+				frame[i] = byte(r.Uint32())
+			case 2: // the header fields that decide
+				frame[etherLen+[]int{0, 2, 3, 6, 7, 9}[r.IntN(6)]%(len(frame)-etherLen)] ^= 1 << r.IntN(8)
+			default: // kernels refuse to test with less than an IP header
+				frame = frame[:max(i, min(len(frame), etherLen+40))]
+			}
+		}
+		dst, ok, want := naiveParse(frame)
+		if ok {
+			switch naiveLookup(testSet, dst) {
+			case Capture:
+				want = CapturedNew
+			case Pass, Drain:
+				want = Excluded
+			default:
+				want = NotCaptured
+			}
+		}
+		if got := run(t, p, frame); got != want {
+			t.Fatalf("%s changed to %x: %v, want %v", name, frame, got, want)
+		}
+		seen[want]++
+	}
+	for _, v := range []Verdict{Unparsed, Fragment, NotTCP, NotCaptured, CapturedNew, Excluded} {
+		if seen[v] == 0 {
+			t.Errorf("no packet was %v: the test has lost its teeth", v)
+		}
+	}
+}
+
+// TestSetPrefixes compares the tries with a linear search, over changing sets.
+func TestSetPrefixes(t *testing.T) {
+	p := newCapture(t)
+	r := seed(t)
+	addr := func(v6 bool) netip.Addr { // few bits differ, so that prefixes nest
+		if v6 {
+			b := netip.MustParseAddr("2001:db8::").As16()
+			for range 3 {
+				b[r.IntN(16)] ^= 1 << r.IntN(8)
+			}
+			return netip.AddrFrom16(b)
+		}
+		b := [4]byte{10, 0, 0, 0}
+		b[r.IntN(4)] ^= 1 << r.IntN(8)
+		b[r.IntN(4)] ^= 1 << r.IntN(8)
+		return netip.AddrFrom4(b)
+	}
+	for round := range 30 {
+		set := map[netip.Prefix]Action{}
+		for range r.IntN(40) {
+			a := addr(r.IntN(2) == 0)
+			set[netip.PrefixFrom(a, r.IntN(a.BitLen()+1)).Masked()] = Action(1 + r.IntN(3))
+		}
+		if err := p.SetPrefixes(set); err != nil {
+			t.Fatal(err)
+		}
+		for range 30 {
+			v6 := r.IntN(2) == 0
+			src, dst := client4, netip.AddrPortFrom(addr(v6), 443)
+			if v6 {
+				src = client6
+			}
+			want := NotCaptured
+			switch naiveLookup(set, dst.Addr()) {
+			case Capture:
+				want = CapturedNew
+			case Pass, Drain:
+				want = Excluded
+			}
+			if got := run(t, p, packet(src, dst, flagSYN)); got != want {
+				t.Fatalf("round %d: %v: %v, want %v, of %v", round, dst, got, want, set)
+			}
+		}
+	}
+}
+
+func TestSetPrefixesErrors(t *testing.T) {
+	p := loadTest(t, LoadCapture, Config{MaxPrefixes: 2, Mark: testMark, Mask: testMask})
+	for _, set := range []map[netip.Prefix]Action{
+		{{}: Capture},
+		{netip.MustParsePrefix("10.0.0.1/8"): Capture},
+		{netip.MustParsePrefix("::ffff:10.0.0.0/104"): Capture},
+		{netip.MustParsePrefix("10.0.0.0/8"): 0},
+		{netip.MustParsePrefix("10.0.0.0/8"): Drain + 1},
+		{netip.MustParsePrefix("10.0.0.0/8"): Capture, netip.MustParsePrefix("11.0.0.0/8"): Capture, netip.MustParsePrefix("12.0.0.0/8"): Capture},
+	} {
+		if err := p.SetPrefixes(set); err == nil {
+			t.Errorf("took %v", set)
+		}
+	}
+	// A full set gives way to another full set.
+	for _, second := range []string{"10", "20", "30", "40"} {
+		full := map[netip.Prefix]Action{netip.MustParsePrefix(second + ".1.0.0/16"): Pass, netip.MustParsePrefix(second + ".2.0.0/16"): Pass}
+		if err := p.SetPrefixes(full); err != nil {
+			t.Fatal(err)
+		}
+		if got := run(t, p, packet(client4, ap(second+".1.0.1:1"), flagSYN)); got != Excluded {
+			t.Errorf("%v, want excluded", got)
+		}
+	}
+}
+
+func TestLoadErrors(t *testing.T) {
+	for _, cfg := range []Config{{}, {Mark: 1, Mask: 2}, {Mark: 1, MaxPrefixes: -1}, {Mark: 1, MaxPrefixes: 1 << 30}} {
+		if p, err := LoadCapture(cfg); err == nil {
+			p.Close()
+			t.Errorf("loaded with %+v", cfg)
+		}
+	}
+}
+
+// TestMissingCapability: the error says what is missing and what to do.
+func TestMissingCapability(t *testing.T) {
+	requireRoot(t)
+	result := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread has lost its capabilities
+		hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+		if err := unix.Capset(&hdr, &(make([]unix.CapUserData, 2))[0]); err != nil {
+			result <- fmt.Errorf("drop capabilities: %w", err)
+			return
+		}
+		p, err := LoadCapture(Config{Mark: 1})
+		if err == nil {
+			p.Close()
+		}
+		result <- err
+	}()
+	err := <-result
+	var e *Error
+	if !errors.As(err, &e) || !errors.Is(err, os.ErrPermission) {
+		t.Fatalf("error %v", err)
+	}
+	if !strings.HasPrefix(err.Error(), "load program capture_ether: missing capability: ") || !strings.Contains(e.Hint(), "CAP_BPF and CAP_NET_ADMIN") {
+		t.Errorf("error %q, hint %q", err, e.Hint())
+	}
+}
+
+// TestTypesMatchC compares enums and structs with the BTF of the object.
+func TestTypesMatchC(t *testing.T) {
+	spec, err := loadCapture()
+	if err != nil {
+		t.Fatal(err)
+	}
+	enum := func(name string) map[string]uint64 {
+		t.Helper()
+		var e *btf.Enum
+		if err := spec.Types.TypeByName(name, &e); err != nil {
+			t.Fatal(err)
+		}
+		m := map[string]uint64{}
+		for _, v := range e.Values {
+			m[v.Name] = v.Value
+		}
+		return m
+	}
+	want := map[string]uint64{"VERDICT_MAX": uint64(numVerdicts)}
+	for v := range numVerdicts {
+		want["VERDICT_"+strings.ToUpper(strings.ReplaceAll(v.String(), "-", "_"))] = uint64(v)
+	}
+	if got := enum("verdict"); !maps.Equal(got, want) {
+		t.Errorf("enum verdict is %v, Go has %v", got, want)
+	}
+	want = map[string]uint64{"ACTION_NONE": 0, "ACTION_CAPTURE": uint64(Capture), "ACTION_PASS": uint64(Pass), "ACTION_DRAIN": uint64(Drain)}
+	if got := enum("action"); !maps.Equal(got, want) {
+		t.Errorf("enum action is %v, Go has %v", got, want)
+	}
+	for name, goType := range map[string]reflect.Type{"prefix4": reflect.TypeFor[capturePrefix4](), "prefix6": reflect.TypeFor[capturePrefix6]()} {
+		var s *btf.Struct
+		if err := spec.Types.TypeByName(name, &s); err != nil {
+			t.Fatal(err)
+		}
+		if s.Size != uint32(goType.Size()) {
+			t.Errorf("struct %s has %d bytes, Go %d", name, s.Size, goType.Size())
+		}
+		for _, m := range s.Members {
+			f, ok := goType.FieldByNameFunc(func(n string) bool { return strings.EqualFold(n, m.Name) })
+			if !ok || f.Offset != uintptr(m.Offset.Bytes()) {
+				t.Errorf("struct %s: %s at %d, Go has it at %d (%v)", name, m.Name, m.Offset.Bytes(), f.Offset, ok)
+			}
+		}
+	}
+	if got := spec.Maps[captureMapVerdicts].MaxEntries; got != uint32(numVerdicts) {
+		t.Errorf("%d verdict counters, want %d", got, numVerdicts)
+	}
+	if got := Verdict(200).String(); got != "verdict-200" {
+		t.Errorf("unknown verdict is %q", got)
+	}
+}
+
+// BenchmarkProgram measures the program alone, per packet.
+func BenchmarkProgram(b *testing.B) {
+	p := newCapture(b)
+	for _, bb := range []struct {
+		name  string
+		frame []byte
+	}{
+		{"not-captured", packet(client4, ap("11.0.0.1:443"), flagACK)},
+		{"captured-new", packet(client4, origin4, flagACK)},
+		{"captured-new-v6", packet(client6, origin6, flagACK)},
+	} {
+		b.Run("packet="+bb.name, func(b *testing.B) {
+			_, perRun, err := p.ether.Benchmark(bb.frame, b.N, b.ResetTimer)
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.ReportMetric(float64(perRun.Nanoseconds()), "ns/packet")
+		})
+	}
+}

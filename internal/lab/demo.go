@@ -32,6 +32,8 @@ type stage interface {
 	// Stats are the counters of the border links; A is the client's side.
 	Stats() ([]wan.LinkStats, error)
 	Darken(carrier string, off bool) error
+	// Cold says what was not ready for load when the wait for it ended, or nothing.
+	Cold() string
 	Close() error
 }
 
@@ -74,6 +76,12 @@ func Demo(ctx context.Context, o DemoOptions, out io.Writer) (*Report, error) {
 		}
 		d.report.Network, d.report.Lacks, d.open = "memory", lacks, openMemoryStage
 		fmt.Fprintf(out, "no network namespaces: %s; the demo runs over an in-memory network instead\n", lacks)
+	}
+	if d.report.Network == "kernel" {
+		// Before anything takes time.
+		if err := findPrograms(&Options{Via: ViaLandbridge, Programs: o.Programs}); err != nil {
+			return nil, err
+		}
 	}
 	dir, err := os.MkdirTemp("", "landbridge-demo-")
 	if err != nil {
@@ -165,6 +173,9 @@ func (d *demo) onStage(ctx context.Context, via string, use []string, fn func(st
 		return err
 	}
 	d.say("  ready after %.1f s", time.Since(begin).Seconds())
+	if cold := st.Cold(); cold != "" {
+		d.say("  not warm: %s", cold)
+	}
 	return errors.Join(fn(st), st.Close())
 }
 

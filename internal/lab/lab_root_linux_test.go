@@ -105,3 +105,106 @@ func TestDirectRun(t *testing.T) {
 		t.Errorf("%d open files before, %d after", before, after)
 	}
 }
+
+func TestDownAfterACrash(t *testing.T) {
+	requireRoot(t)
+	for _, tc := range []struct {
+		name  string
+		crash func(t *testing.T, lab *Lab)
+	}{
+		{"the state is there", func(*testing.T, *Lab) {}},
+		{"the state is lost", func(t *testing.T, lab *Lab) {
+			if err := os.Remove(filepath.Join(lab.dir, stateFile)); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{"half of it is gone", func(t *testing.T, lab *Lab) {
+			lab.state.Processes[0].stop()
+			if err := os.Remove(lab.socket(emulatorProcess)); err != nil && !os.IsNotExist(err) {
+				t.Fatal(err)
+			}
+		}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			name := testName()
+			ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+			defer cancel()
+			o := Options{Name: name, Scenario: "clean", Via: ViaDirect}
+			lab, err := start(ctx, o, true)
+			if err != nil {
+				t.Fatal(err)
+			}
+			lab.em.Close()
+			if _, err := start(ctx, o, true); err == nil || !strings.Contains(err.Error(), "up already") {
+				t.Errorf("a second lab of that name: %v", err)
+			}
+			tc.crash(t, lab)
+			if found, err := Down(name); err != nil || !found {
+				t.Errorf("Down: %v, %v", found, err)
+			}
+			if left := leftovers(name); len(left) > 0 {
+				t.Errorf("left behind: %q", left)
+			}
+			if found, err := Down(name); err != nil || found {
+				t.Errorf("a second Down: %v, %v", found, err)
+			}
+		})
+	}
+}
+
+func TestStartFailsCleanly(t *testing.T) {
+	requireRoot(t)
+	name := testName()
+	o := Options{Name: name, Scenario: "clean", Programs: t.TempDir()}
+	for _, p := range []string{gatewayProgram, agentProgram} {
+		if err := os.WriteFile(filepath.Join(o.Programs, p), []byte("#!/bin/sh\necho no such carrier >&2\nexit 3\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, _, err := Run(t.Context(), RunOptions{Options: o, Workload: WorkloadBulk, Window: time.Second}, nil)
+	if err == nil || !strings.Contains(err.Error(), "exit status 3") || !strings.Contains(err.Error(), "no such carrier") {
+		t.Errorf("error %v, want one with the program's exit status and the end of its log", err)
+	}
+	if left := leftovers(name); len(left) > 0 {
+		t.Errorf("left behind: %q", left)
+	}
+}
+
+func TestEmulatorSocket(t *testing.T) {
+	requireRoot(t)
+	name := testName()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	lab, err := start(ctx, Options{Name: name, Scenario: "clean", Via: ViaDirect, NoAgent: true}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := lab.down(); err != nil {
+			t.Error(err)
+		}
+	}()
+	if err := lab.em.Darken("nowhere", true); err == nil {
+		t.Error("an unknown link was darkened")
+	}
+	if err := lab.em.Darken("cm", true); err != nil {
+		t.Fatal(err)
+	}
+	nw := kernelNetwork{lab.state.Options}
+	if err := probe(ctx, nw); err == nil {
+		t.Error("something came over a dark carrier")
+	}
+	stats, err := lab.em.Stats()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(stats) != 1 || stats[0].Name != "cm" || stats[0].AtoB.Outage == 0 {
+		t.Errorf("counters after darkness: %+v", stats)
+	}
+	if err := lab.em.Darken("cm", false); err != nil {
+		t.Fatal(err)
+	}
+	if err := lab.waitReady(ctx, nw); err != nil {
+		t.Error(err)
+	}
+}

@@ -2,7 +2,11 @@ package lab
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"time"
+
+	"github.com/landbridge/landbridge/internal/hint"
 )
 
 // The workloads of a run.
@@ -40,6 +44,32 @@ func (o *RunOptions) check() error {
 		return fmt.Errorf("%w: %d bytes, want 0 or more", ErrOptions, o.Bytes)
 	case o.Workload == WorkloadObjects && (o.Flows > 1 || o.Upload || o.Bytes > 0):
 		return fmt.Errorf("%w: flows, upload and bytes are for the bulk workload", ErrOptions)
+	}
+	return nil
+}
+
+// Landbridge's programs, in the directory of the running one.
+const (
+	gatewayProgram = "landbridge-gateway"
+	agentProgram   = "landbridge-agent"
+)
+
+// findPrograms makes sure that what the lab will start is there.
+func findPrograms(o *Options) error {
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find the running program: %w", err)
+	}
+	if o.Programs == "" {
+		o.Programs = filepath.Dir(self)
+	}
+	if o.Via == ViaDirect {
+		return nil
+	}
+	for _, name := range []string{gatewayProgram, agentProgram} {
+		if _, err := os.Stat(filepath.Join(o.Programs, name)); err != nil {
+			return hint.With(fmt.Errorf("find %s: %w", name, err), "build all programs with \"make build\" and run bin/landbridge")
+		}
 	}
 	return nil
 }

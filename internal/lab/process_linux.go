@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -162,31 +163,38 @@ func readStat(pid int) (procStat, error) {
 	return procStat{state: f[state][0], start: n[2], cpu: time.Duration(n[0]+n[1]) * clockTick}, nil
 }
 
-// inNamespace lists the processes whose network namespace is the named one.
-func inNamespace(name string) []int {
-	want, err := os.Stat("/run/netns/" + name)
-	if err != nil {
-		return nil
+// strays lists our processes that belong to a lab without being in its state (the state may be lost): those in its
+// namespaces and those whose arguments name its directory. People's shells in the namespaces are not ours.
+func strays(o Options) (pids []int) {
+	var spaces []os.FileInfo
+	for _, m := range o.machines() {
+		if fi, err := os.Stat("/run/netns/" + o.namespace(m)); err == nil {
+			spaces = append(spaces, fi)
+		}
 	}
+	self, _ := os.Executable()
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil
 	}
-	var pids []int
 	for _, e := range entries {
 		pid, err := strconv.Atoi(e.Name())
-		if err != nil {
+		if err != nil || pid == os.Getpid() {
 			continue
 		}
-		if got, err := os.Stat("/proc/" + e.Name() + "/ns/net"); err == nil && os.SameFile(want, got) {
+		exe, err := os.Readlink("/proc/" + e.Name() + "/exe")
+		if err != nil || exe != self && !strings.HasPrefix(filepath.Base(exe), "landbridge") {
+			continue
+		}
+		cmdline, err := os.ReadFile("/proc/" + e.Name() + "/cmdline")
+		if err == nil && bytes.Contains(cmdline, []byte(stateDir(o.Name)+"/")) {
+			pids = append(pids, pid)
+			continue
+		}
+		if ns, err := os.Stat("/proc/" + e.Name() + "/ns/net"); err == nil &&
+			slices.ContainsFunc(spaces, func(fi os.FileInfo) bool { return os.SameFile(fi, ns) }) {
 			pids = append(pids, pid)
 		}
 	}
 	return pids
-}
-
-// ours reports whether a process runs one of Landbridge's programs.
-func ours(pid int) bool {
-	exe, err := os.Readlink("/proc/" + strconv.Itoa(pid) + "/exe")
-	return err == nil && strings.HasPrefix(filepath.Base(exe), "landbridge")
 }

@@ -22,7 +22,8 @@ func lacksKernel() string {
 // kernelStage is a lab in namespaces as the demo's border.
 type kernelStage struct {
 	kernelNetwork
-	lab *Lab
+	lab  *Lab
+	cold string
 }
 
 func openKernelStage(ctx context.Context, o Options) (stage, error) {
@@ -31,14 +32,15 @@ func openKernelStage(ctx context.Context, o Options) (stage, error) {
 		return nil, err
 	}
 	nw := kernelNetwork{lab.state.Options}
+	cold := ""
 	err = lab.waitReady(ctx, nw)
 	if err == nil {
-		_, err = lab.waitWarm(ctx)
+		cold, err = lab.waitWarm(ctx)
 	}
 	if err != nil {
 		return nil, errors.Join(err, lab.down())
 	}
-	return &kernelStage{nw, lab}, nil
+	return &kernelStage{nw, lab, cold}, nil
 }
 
 func (s *kernelStage) Stats() ([]wan.LinkStats, error) {
@@ -52,3 +54,5 @@ func (s *kernelStage) Stats() ([]wan.LinkStats, error) {
 func (s *kernelStage) Darken(carrier string, off bool) error { return s.lab.em.Darken(carrier, off) }
 
 func (s *kernelStage) Close() error { return errors.Join(s.lab.alive(), s.lab.down()) }
+
+func (s *kernelStage) Cold() string { return s.cold }

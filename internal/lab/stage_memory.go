@@ -243,6 +243,9 @@ func (m *memoryDirect) Dial(ctx context.Context, port int) (net.Conn, error) {
 	return c, nil
 }
 
+// Cold implements stage.
+func (*memoryDirect) Cold() string { return "" }
+
 // Close implements stage.
 func (m *memoryDirect) Close() error {
 	if m.conn != nil {

@@ -8,12 +8,6 @@ import (
 	"time"
 )
 
-// Landbridge's programs, in the directory of the running one.
-const (
-	gatewayProgram = "landbridge-gateway"
-	agentProgram   = "landbridge-agent"
-)
-
 // startTunnel starts both gateways and the agent. They need no order.
 func (lab *Lab) startTunnel(detached bool) error {
 	o := lab.state.Options

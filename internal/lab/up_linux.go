@@ -109,26 +109,6 @@ func inUse(name, why string) error {
 	return hint.With(err, "take it down with \"landbridge lab down --name %s\", or choose another --name", name)
 }
 
-// findPrograms makes sure that what the lab will start is there.
-func findPrograms(o *Options) error {
-	self, err := os.Executable()
-	if err != nil {
-		return fmt.Errorf("find the running program: %w", err)
-	}
-	if o.Programs == "" {
-		o.Programs = filepath.Dir(self)
-	}
-	if o.Via == ViaDirect {
-		return nil
-	}
-	for _, name := range []string{gatewayProgram, agentProgram} {
-		if _, err := os.Stat(filepath.Join(o.Programs, name)); err != nil {
-			return hint.With(fmt.Errorf("find %s: %w", name, err), "build all programs with \"make build\" and run bin/landbridge")
-		}
-	}
-	return nil
-}
-
 // machines makes the namespaces with their settings and the LANs.
 func (lab *Lab) machines(p plan) error {
 	o := lab.state.Options
@@ -345,16 +325,14 @@ func Down(name string) (bool, error) {
 // remove deletes what a lab of that name may have left: its programs, namespaces and files.
 func remove(name string) (found bool, err error) {
 	o := Options{Name: name}
+	for _, pid := range strays(o) {
+		if st, err := readStat(pid); err == nil {
+			found = true
+			(&process{PID: pid, Start: st.start}).stop()
+		}
+	}
 	for _, m := range o.machines() {
 		ns := o.namespace(m)
-		for _, pid := range inNamespace(ns) {
-			if !ours(pid) || pid == os.Getpid() {
-				continue // a person's shell: the namespace goes with it
-			}
-			if st, err := readStat(pid); err == nil {
-				(&process{PID: pid, Start: st.start}).stop()
-			}
-		}
 		switch e := wan.DeleteNamespace(ns); {
 		case e == nil:
 			found = true

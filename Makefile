@@ -1,0 +1,92 @@
+# Everything a contributor or CI runs. `make` alone lists the targets.
+
+SHELL       := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+GO        ?= go
+BENCH     ?= .
+BENCHTIME ?= 1s
+FUZZTIME  ?= 5s
+SCENARIO  ?= typical
+WORKLOAD  ?= bulk
+SECONDS   ?= 20
+
+VERSION   := $(shell git describe --tags --always --dirty 2>/dev/null)
+LDFLAGS   := -s -w -X github.com/landbridge/landbridge/internal/cli.version=$(VERSION)
+
+# A test that hangs is a failure; the whole suite takes a fraction of this.
+TIMEOUT      ?= 9m
+RACETIMEOUT  ?= 9m
+
+.DEFAULT_GOAL := help
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## the programs, into bin/
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
+
+.PHONY: generate
+generate: ## compile the BPF programs (needs clang, llvm, libbpf-dev)
+	@command -v clang >/dev/null && command -v llvm-strip >/dev/null || { echo "generate: clang and llvm-strip are needed: apt-get install clang llvm libbpf-dev" >&2; exit 1; }
+	$(GO) generate ./bpf/...
+
+.PHONY: check-generate
+check-generate: ## prove that the committed BPF objects are those of the sources
+	@command -v clang >/dev/null && command -v llvm-strip >/dev/null || { echo "check-generate: clang and llvm-strip are needed: apt-get install clang llvm libbpf-dev" >&2; exit 1; }
+	@tmp=$$(mktemp -d ./check-generate.XXXXXX) && trap 'rm -rf "$$tmp"' EXIT && cp -r bpf "$$tmp/bpf" && \
+	(cd "$$tmp/bpf" && $(GO) generate .) && \
+	if diff -rq bpf "$$tmp/bpf"; then echo "generated files are fresh"; \
+	else echo "check-generate: run 'make generate' and commit the result (built here with $$(clang --version | head -1))" >&2; exit 1; fi
+
+.PHONY: fmt
+fmt: ## format the sources
+	gofmt -w $$($(GO) list -f '{{.Dir}}' ./...)
+
+.PHONY: lint
+lint: ## formatting, go vet and staticcheck
+	@bad=$$(gofmt -l $$($(GO) list -f '{{.Dir}}' ./...)); if [ -n "$$bad" ]; then echo "not formatted (make fmt):" >&2; echo "$$bad" >&2; exit 1; fi
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+
+.PHONY: test
+test: ## all tests; those that need root are skipped without it
+	$(GO) test -shuffle=on -timeout $(TIMEOUT) ./...
+
+.PHONY: race
+race: ## all tests under the race detector
+	$(GO) test -race -shuffle=on -timeout $(RACETIMEOUT) ./...
+
+# Minimising is for people who look at a finding; here it would eat the time for finding one.
+.PHONY: fuzz-short
+fuzz-short: ## every fuzz target for FUZZTIME (5s)
+	@grep -rlE --include='*_test.go' '^func Fuzz[A-Z]' . | xargs -n1 dirname | sort -u | while read -r dir; do \
+	  for f in $$(grep -hoE '^func Fuzz[A-Za-z0-9_]+' "$$dir"/*_test.go | sed 's/^func //'); do \
+	    out=$$($(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x -timeout 5m "$$dir" </dev/null 2>&1) || { echo "$$out"; exit 1; }; \
+	    echo "$$dir $$f: $$(echo "$$out" | grep -oE 'execs: [0-9]+' | tail -1)"; \
+	  done; done
+
+.PHONY: bench
+bench: ## benchmarks; BENCH=regexp, BENCHTIME=1s
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -timeout 60m ./...
+
+.PHONY: demo
+demo: build ## the main job before your eyes, in about a minute
+	./bin/landbridge lab demo
+
+.PHONY: lab-up
+lab-up: build ## the lab's topology in network namespaces (root)
+	./bin/landbridge lab up
+
+.PHONY: lab-run
+lab-run: build ## one run; SCENARIO=typical WORKLOAD=bulk SECONDS=20
+	./bin/landbridge lab run $(SCENARIO) --workload $(WORKLOAD) --seconds $(SECONDS) --json
+
+.PHONY: lab-down
+lab-down: build ## take the lab down
+	./bin/landbridge lab down
+
+.PHONY: clean
+clean: ## remove what the targets made
+	rm -rf bin demo check-generate.*

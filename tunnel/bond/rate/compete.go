@@ -9,12 +9,12 @@ import "time"
 // the controller measures its share and steers it to a half.
 //
 // The measurement: with the bottleneck busy and the others sending z, a sender
-// at rate S is delivered C*S/(S+z). Sending g times as much delivers
-// g*(S+z)/(gS+z) times as much. From that ratio r follows the share
-// S/(S+z) = (g/r-1)/(g-1): nothing gained means there is nobody else.
+// at rate S is delivered C*S/(S+z). At u times S and then at d times S, the
+// ratio of what is delivered is r = u/d * (dS+z)/(uS+z), which gives the share
+// f = S/(S+z). Nothing gained and nothing lost means there is nobody else.
 const (
-	competeUp   = 1.25
-	competeDown = 0.75
+	competeUp   = 1.4
+	competeDown = 0.6
 	// fairShare is the share aimed at: with one other flow, a half.
 	fairShare = 0.5
 	lateShare = 0.25
@@ -30,9 +30,10 @@ const (
 	// aloneDrop is the part of the expected fall of the queue in Down that
 	// shows the queue to be this sender's own; twice in a row it must.
 	aloneDrop = 0.75
-	// aloneSlow is the part of the rate delivered in Down below which nobody
-	// else has taken what was left.
-	aloneSlow = 0.82
+	// Delivered in Down and after Drain, as parts of the rate before, below
+	// which nobody else has taken what was left.
+	routeSlow = 0.68
+	drainSlow = 0.82
 	// overSend bounds the rate by what is delivered of it, above soleShare.
 	overSend = 1.1
 	// aloneShare is a share that is as good as the whole, when it is seen
@@ -48,10 +49,13 @@ type competition struct {
 	share   float64       // of the link, smoothed
 	before  float64       // bw before Drain, in case the queue was not ours
 	plain   float64       // delivered at gain 1
+	raised  float64       // and in Up
+	lowered float64       // and in Down
 	peak    time.Duration // queue at the start of Down
 	phase   int           // progress within the state
 	span    time.Duration // how long Up and Down last
 	sole    bool          // Up brought nothing more
+	dice    uint32
 	cycles  int
 	alone   int  // signs in a row of being alone; two a cycle
 	lossy   bool // this cycle had loss over the floor
@@ -104,15 +108,19 @@ func (c *Controller) stepCompete(now time.Time, m float64, app, ok bool) {
 			c.plain, c.calm, c.phase = c.average(maxSpan/2, m), c.queue(), 1
 		}
 		if c.phase == 1 && age >= lag+c.span {
-			c.measureShare(c.average(c.span*8/10, m))
+			c.raised = c.average(c.span*8/10, m)
 			c.enter(now, down)
 		}
 	case down:
 		if c.phase == 0 && age >= lag {
 			c.peak, c.phase = c.delay.standing(), 1
 		}
-		if c.phase == 1 && age >= lag+c.span+c.delayWindow() {
-			if c.plain > 0 && c.quiet() && c.average(c.span*8/10, m) < c.slowed(c.plain) && (c.queue()-c.calm).Abs() < c.flatness() {
+		if c.phase == 1 && age >= lag+c.span {
+			c.lowered, c.phase = c.average(c.span*8/10, m), 2
+			c.measureShare(c.raised, c.lowered)
+		}
+		if c.phase == 2 && age >= lag+c.span+c.delayWindow()/2 {
+			if c.plain > 0 && c.quiet() && c.lowered < c.slowed(c.plain, routeSlow) && (c.queue()-c.calm).Abs() < c.flatness() {
 				c.newRoute(now)
 				return
 			}
@@ -136,7 +144,9 @@ func (c *Controller) stepCompete(now time.Time, m float64, app, ok bool) {
 		if excess, _ := c.loss.excess(); excess {
 			c.lossy = true
 		}
-		if age >= 4*lag {
+		if age >= lag*time.Duration(6+c.dice>>24%5)/2 {
+			// Uneven cycles do not fall into step with the other's probing.
+			c.dice = c.dice*1664525 + 1013904223
 			c.span = min(max(c.roundTrip(), 100*time.Millisecond), 250*time.Millisecond)
 			c.enter(now, up)
 		}
@@ -167,10 +177,10 @@ func (c *Controller) quiet() bool {
 	return c.loss.recent < c.loss.floor+lossMargin+c.loss.sigma(recentBlocks*lossBlock)
 }
 
-// slowed is the rate below which what was delivered of rate has plainly gone
-// down with what was sent; jitter blurs it.
-func (c *Controller) slowed(rate float64) float64 {
-	return rate * (aloneSlow + 1.5*seconds(c.delay.jitter())/seconds(max(c.span, 100*time.Millisecond)))
+// slowed is the part of rate that says that what was delivered has gone down with
+// what was sent; jitter blurs it.
+func (c *Controller) slowed(rate, to float64) float64 {
+	return rate * (to + 1.5*seconds(c.delay.jitter())/seconds(max(c.span, 100*time.Millisecond)))
 }
 
 // newRoute takes the present delay for the base: sending less brought that much
@@ -186,16 +196,18 @@ func (c *Controller) newRoute(now time.Time) {
 	c.enter(now, down)
 }
 
-func (c *Controller) measureShare(raised float64) {
-	if c.plain <= 0 || raised <= 0 {
+func (c *Controller) measureShare(up, down float64) {
+	if up <= 0 || down <= 0 {
 		return
 	}
-	f := (competeUp*c.plain/raised - 1) / (competeUp - 1)
+	const g = competeUp / competeDown
+	r := up / down
+	f := (g - r) / (r*(competeUp-1) + g*(1-competeDown))
 	n := float64(shareCycles)
 	if c.cycles++; c.cycles == 1 && c.downs == 0 {
-		n = 2.2 // there was no more than a guess
+		n = 2 // there was no more than a guess
 	}
-	c.share += (min(max(f, 0), 1) - c.share) / n
+	c.share += (min(max(f, -0.2), 1.2) - c.share) / n
 	c.sole = f > aloneShare && c.share > soleShare
 }
 

@@ -281,7 +281,7 @@ func (c *Controller) stepDrain(now time.Time, dt time.Duration, m float64, ok, b
 	switch {
 	case c.queue() <= highQueue+c.delay.jitter():
 		c.enter(now, down)
-	case c.quiet() && c.slow < c.slowed(c.before) && c.high-c.low < c.flatness():
+	case c.quiet() && c.slow < c.slowed(c.before, drainSlow) && c.high-c.low < c.flatness():
 		c.newRoute(now)
 	case c.bw < c.settledBW*0.92 && c.drains < maxDrains:
 		// The rate was still being found: what was sent was no less than it.

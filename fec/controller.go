@@ -120,15 +120,16 @@ func clamp(v, lo, hi float64) float64 {
 	return min(v, hi)
 }
 
-// OnReport tells what became of sourceSent consecutive source packets, each of which is in one report only:
-// lostBeforeFEC did not arrive by themselves (the first time they were sent), unrecovered of these were still missing
-// at their deadline. Reports may come at any pace, several for the same now too; some 10 a second are enough for the
-// ratio. TailRepairs knows better how losses bunch when a report is over few packets (some 32). Numbers that cannot be
-// are limited to what can be.
+// OnReport tells what became of the lane's source packets since the report before: sourceSent more were sent,
+// lostBeforeFEC more turned out not to have arrived by themselves (the first time they were sent), unrecovered more of
+// these were still missing at their deadline. The numbers need not be about the same packets, as sending comes before
+// knowing, but each packet counts once in each. Reports may come at any pace, several for the same now too; some 10 a
+// second are enough for the ratio. TailRepairs knows better how losses bunch when reports are over few packets (32 or
+// fewer). Negative numbers count as 0.
 func (c *Controller) OnReport(now time.Time, sourceSent, lostBeforeFEC, unrecovered int) {
 	sent := float64(max(sourceSent, 0))
-	lost := clamp(float64(lostBeforeFEC), 0, sent)
-	missing := clamp(float64(unrecovered), 0, lost)
+	lost := float64(max(lostBeforeFEC, 0))
+	missing := float64(max(unrecovered, 0))
 
 	var dt time.Duration
 	if c.started {
@@ -181,4 +182,4 @@ func (c *Controller) Ratio() float64 {
 }
 
 // Loss is the share of packets lost before FEC over the last 10 s or so.
-func (c *Controller) Loss() float64 { return c.loss.ratio() }
+func (c *Controller) Loss() float64 { return min(c.loss.ratio(), 1) }

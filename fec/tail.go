@@ -14,42 +14,52 @@ const (
 	forgetLoss = 0.05
 )
 
-// burstiness remembers how unevenly losses fall on reports: the sum over reports of the squared deviation from the
-// mean, against what independent losses would give.
+// blockPackets is the least number of packets over which losses are counted to see how they bunch: about a small
+// object. Smaller reports are put together, so that it does not matter if the caller ends a report at each loss.
+const blockPackets = 32
+
+// burstiness remembers how unevenly losses fall on blocks of packets: the sum over blocks of the squared deviation from
+// the mean, against what independent losses would give.
 type burstiness struct {
 	loss   decaying // lost, sent
-	square float64  // sum of lost^2
+	block  decaying // the same of the block that is not complete yet
+	blocks decaying // the same of all blocks that are
+	square float64  // sum over blocks of lost^2
 	cross  float64  // sum of lost x sent
 	sizes  float64  // sum of sent^2
 }
 
 func (b *burstiness) decay(f float64) {
 	b.loss.decay(f)
+	b.blocks.decay(f)
 	b.square *= f
 	b.cross *= f
 	b.sizes *= f
 }
 
 func (b *burstiness) add(sent, lost float64) {
-	if sent == 0 {
+	b.loss.add(lost, sent)
+	b.block.add(lost, sent)
+	if sent, lost = b.block.den, b.block.num; sent < blockPackets {
 		return
 	}
-	b.loss.add(lost, sent)
+	b.block = decaying{}
+	b.blocks.add(lost, sent)
 	b.square += lost * lost
 	b.cross += lost * sent
 	b.sizes += sent * sent
 }
 
 // correlation estimates that of the fates of neighbouring packets, 0 for independent losses, by the index of dispersion
-// of the losses per report: 1 + 2 sum (1-k/n) r^k for reports of n packets.
+// of the losses per block: 1 + 2 sum (1-k/n) r^k for blocks of n packets.
 func (b *burstiness) correlation() float64 {
-	p := b.loss.ratio()
+	p := b.blocks.ratio()
 	if p <= 0 || p >= 1 {
 		return 0
 	}
 	deviation := b.square - 2*p*b.cross + p*p*b.sizes
-	dispersion := deviation / (p * (1 - p) * b.loss.den)
-	n := b.sizes / b.loss.den // the size of the report that a packet is in
+	dispersion := deviation / (p * (1 - p) * b.blocks.den)
+	n := b.sizes / b.blocks.den // the size of the block that a packet is in
 	lo, hi := 0.0, maxCorrelation
 	for range 20 {
 		mid := (lo + hi) / 2

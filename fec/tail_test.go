@@ -137,6 +137,31 @@ func TestTailRepairsFollowBursts(t *testing.T) {
 	}
 }
 
+// TestTailRepairsReportSize: bursts are seen whatever reports packets come in, also when each loss ends a report.
+func TestTailRepairsReportSize(t *testing.T) {
+	const burst = 6
+	for _, size := range []int{1, 10, 32, 100, 0} {
+		r := rand.New(rand.NewPCG(seed(t), 43))
+		c := NewController(InteractiveLimits)
+		g := burstyLoss(0.02, burst)
+		sent, lost := 0, 0
+		for i := range 200_000 {
+			sent++
+			hit := g.lost(r)
+			if hit {
+				lost++
+			}
+			if sent == size || size == 0 && (hit || sent == 50) {
+				c.OnReport(epoch.Add(time.Duration(i)*time.Millisecond/4), sent, lost, 0)
+				sent, lost = 0, 0
+			}
+		}
+		if got, want := c.bursts.correlation(), 1-1.0/burst; math.Abs(got-want) > 0.12 {
+			t.Errorf("reports of %d: correlation %.2f, want %.2f", size, got, want)
+		}
+	}
+}
+
 // TestTailRepairsSeenLoss: at least one as soon as any loss was seen, none long after.
 func TestTailRepairsSeenLoss(t *testing.T) {
 	c := NewController(BulkLimits)

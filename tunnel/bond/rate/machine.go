@@ -351,7 +351,11 @@ func (c *Controller) tryFloor(now time.Time, m float64, ok bool) bool {
 	}
 	switch {
 	case l < expected:
-		c.loss.fold(l, n)
+		if l < c.loss.floor-lossMargin-2*c.loss.sigma(n) {
+			c.loss.accept(l) // the floor was some queue's or policer's
+		} else {
+			c.loss.fold(l, n)
+		}
 		if p := c.cruiseLoss; c.trial == 0 && p > l+lossMargin+2*c.loss.sigma(n) {
 			// Less came through at the higher rate than the floor explains.
 			c.policed = true
@@ -409,7 +413,7 @@ func (c *Controller) stepCruise(now time.Time, dt time.Duration, m float64, app,
 		c.track(m, dt, time.Second)
 	}
 	c.qSlow += (seconds(q) - c.qSlow) * min(1, seconds(dt))
-	if c.qSlow > seconds(c.target())/2 {
+	if c.qSlow > seconds(c.target())*0.7 {
 		c.queueSeen = now
 	}
 	if c.judgeLoss(now, m, ok) {
@@ -451,7 +455,7 @@ func (c *Controller) judgeLoss(now time.Time, m float64, ok bool) bool {
 		return false
 	}
 	c.upAt = now
-	if gross || now.Sub(c.suspectAt) < suspectFor {
+	if gross && !c.queueTrusted(now) || now.Sub(c.suspectAt) < suspectFor {
 		c.policed = true
 		c.suspectAt, c.queueSeen = time.Time{}, time.Time{}
 		c.bw = min(c.bw, m)
@@ -471,8 +475,10 @@ func (c *Controller) stepUp(now time.Time, m float64, app, ok, busy bool) {
 		return
 	}
 	if q > max(c.fromQ, 0)+5*time.Millisecond+c.delay.jitter()/2 {
-		c.queueSeen = now
-		c.policed = false
+		if q > max(c.fromQ, 0)+8*time.Millisecond+2*c.delay.jitter() {
+			c.queueSeen = now
+			c.policed = false
+		}
 		c.upAt = now
 		if c.pulsed {
 			c.enter(now, drain)

@@ -119,7 +119,7 @@ func (c *Controller) OnSend(now time.Time, bytes int) {
 }
 
 // maxGap is the longest receiver interval a rate is computed from. A longer one
-// spans an outage or an idle time and says nothing of the rate.
+// spans an outage or an idle time and says nothing of the rate, nor of the loss.
 const maxGap = 400 * time.Millisecond
 
 // maxStep is the most one report moves a filter by, however long it was awaited.
@@ -142,8 +142,8 @@ func (c *Controller) OnReport(now time.Time, s Sample) {
 		c.rates.reset()
 	} else {
 		c.rates.add(s)
+		c.loss.add(s, c.floorEligible(now, s))
 	}
-	c.loss.add(s, c.floorEligible(now, s))
 	c.inited = true
 	c.step(now, s, dt)
 }

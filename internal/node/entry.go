@@ -1,0 +1,133 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+
+	"github.com/landbridge/landbridge/tunnel"
+	"github.com/landbridge/landbridge/tunnel/capture"
+)
+
+// entries are the places where flows enter this node, and the one where the exit's replies come back.
+type entries struct {
+	transparent *capture.Transparent
+	returns     *capture.Return
+	socks       *capture.Socks5
+	connect     *capture.HTTPConnect
+}
+
+// open starts what the configuration asks for.
+func (n *Node) open(ctx context.Context) (_ *entries, err error) {
+	e := &entries{}
+	defer func() {
+		if err != nil {
+			e.close()
+		}
+	}()
+	captured, own := n.capturedLocked()
+	if len(n.cfg.LAN) > 0 && !n.opts.NoCapture {
+		e.transparent = &capture.Transparent{Interfaces: n.cfg.LAN, Prefixes: captured, Exclude: own, Log: n.log}
+		if err := e.transparent.Start(ctx, n.captured); err != nil {
+			return nil, err
+		}
+		if n.cfg.PreserveSource {
+			e.returns = &capture.Return{Interfaces: n.cfg.LAN, Log: n.log}
+			if err := e.returns.Start(); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if n.opts.SOCKS5 != "" {
+		e.socks = &capture.Socks5{Addr: n.opts.SOCKS5, Log: n.log}
+		if err := e.socks.Start(ctx, n.proxied); err != nil {
+			return nil, err
+		}
+	}
+	if n.opts.HTTPConnect != "" {
+		e.connect = &capture.HTTPConnect{Addr: n.opts.HTTPConnect, Log: n.log}
+		if err := e.connect.Start(ctx, n.proxied); err != nil {
+			return nil, err
+		}
+	}
+	return e, nil
+}
+
+func (e *entries) setPrefixes(captured, own []netip.Prefix) {
+	if e == nil || e.transparent == nil {
+		return
+	}
+	// Fails only for more prefixes than the kernel's table holds, which is above the configuration's limit.
+	_ = e.transparent.SetPrefixes(captured, own)
+}
+
+func (e *entries) close() error {
+	var errs []error
+	if e.transparent != nil {
+		errs = append(errs, e.transparent.Close())
+	}
+	if e.returns != nil {
+		errs = append(errs, e.returns.Close())
+	}
+	if e.socks != nil {
+		errs = append(errs, e.socks.Close())
+	}
+	if e.connect != nil {
+		errs = append(errs, e.connect.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// captured carries a flow taken off a LAN interface. Its errors are in the tunnel's log.
+func (n *Node) captured(ctx context.Context, f capture.Flow) {
+	_ = n.tunnel.HandleFlow(ctx, tunnel.Flow{Src: f.Src, Dst: f.Dst, Conn: f.Conn})
+}
+
+// proxied carries a flow of an explicit proxy. Its client may be this host itself, whose address belongs to no site:
+// the flow then counts as coming from this host's address in the site.
+func (n *Node) proxied(ctx context.Context, f capture.Flow) {
+	n.mu.Lock()
+	sources := n.cfg.Sources
+	n.mu.Unlock()
+	if _, ok := tenantOf(sources, f.Src.Addr().Unmap()); !ok {
+		for _, s := range sources {
+			if a, ok := ownAddress(s.Prefixes); ok {
+				f.Src = netip.AddrPortFrom(a, f.Src.Port())
+				break
+			}
+		}
+	}
+	n.captured(ctx, f)
+}
+
+// ownAddress finds an address of this host inside the prefixes, or else the first one of them.
+func ownAddress(prefixes []netip.Prefix) (netip.Addr, bool) {
+	addrs, _ := net.InterfaceAddrs()
+	for _, p := range prefixes {
+		for _, a := range addrs {
+			if ipn, ok := a.(*net.IPNet); ok {
+				if ip, ok := netip.AddrFromSlice(ipn.IP); ok && p.Contains(ip.Unmap()) {
+					return ip.Unmap(), true
+				}
+			}
+		}
+	}
+	if len(prefixes) == 0 {
+		return netip.Addr{}, false
+	}
+	return prefixes[0].Masked().Addr().Next(), true
+}
+
+// dial connects to a flow's destination at the exit.
+func (n *Node) dial(ctx context.Context, src, dst netip.AddrPort) (net.Conn, error) {
+	n.mu.Lock()
+	keep := n.cfg.PreserveSource
+	n.mu.Unlock()
+	if keep {
+		return capture.DialTransparent(ctx, netip.AddrPortFrom(src.Addr(), 0), dst)
+	}
+	var d net.Dialer
+	d.SetMultipathTCP(false)
+	return d.DialContext(ctx, "tcp", dst.String())
+}

@@ -1,0 +1,136 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/landbridge/landbridge/internal/admin"
+	"github.com/landbridge/landbridge/internal/cli"
+	"github.com/landbridge/landbridge/internal/config"
+	"github.com/landbridge/landbridge/internal/hint"
+	"github.com/landbridge/landbridge/internal/identity"
+)
+
+// Roles of a node.
+const (
+	RoleGateway = "gateway"
+	RoleAgent   = "agent"
+)
+
+// RunGateway runs the named gateway of a fleet document until ctx ends. socket "" is the default.
+func RunGateway(ctx context.Context, fleetPath, name, keyPath, socket string, log *slog.Logger) error {
+	key, err := identity.Load(keyPath)
+	if err != nil {
+		return cli.Usage(err)
+	}
+	load := func() (*config.NodeConfig, Options, error) {
+		opts := Options{Role: RoleGateway, Key: key, Log: log}
+		fleet, err := config.Load(fleetPath)
+		if err != nil {
+			return nil, opts, err
+		}
+		cfg, err := fleet.Node(name)
+		if err != nil {
+			return nil, opts, err
+		}
+		if got := key.Public(); got != cfg.PublicKey {
+			return nil, opts, hint.With(fmt.Errorf("key %s has public key %s, but %s says that %s has %s", keyPath, got, fleetPath, name, cfg.PublicKey),
+				"give the key of %s with --key, or put its public key into the document", name)
+		}
+		return cfg, opts, nil
+	}
+	return run(ctx, load, socket, log)
+}
+
+// RunAgent runs the agent of a file until ctx ends. socket "" is the default.
+func RunAgent(ctx context.Context, path, socket string, log *slog.Logger) error {
+	load := func() (*config.NodeConfig, Options, error) {
+		opts := Options{Role: RoleAgent, Log: log}
+		file, err := config.LoadAgent(path)
+		if err != nil {
+			return nil, opts, err
+		}
+		if opts.Key, err = identity.Load(file.Key); err != nil {
+			return nil, opts, cli.Usage(err)
+		}
+		opts.SOCKS5, opts.HTTPConnect = file.SOCKS5, file.HTTPConnect
+		local, err := config.SystemInterfaces()
+		if err != nil {
+			return nil, opts, err
+		}
+		cfg, err := file.Node(local)
+		return cfg, opts, err
+	}
+	return run(ctx, load, socket, log)
+}
+
+// run starts the node, serves its status and reloads it at each SIGHUP.
+func run(ctx context.Context, load func() (*config.NodeConfig, Options, error), socket string, log *slog.Logger) (err error) {
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	cfg, opts, err := load()
+	if err != nil {
+		return err
+	}
+	local, err := config.SystemInterfaces()
+	if err != nil {
+		return err
+	}
+	if err := config.CheckLocal(cfg, local); err != nil {
+		return err
+	}
+	n, err := Start(ctx, cfg, opts)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, n.Close()) }()
+	if socket == "" {
+		socket = admin.DefaultSocket(cfg.Name)
+	}
+	srv, err := admin.Start(socket, n.Status)
+	if err != nil {
+		return hint.With(err, "another %s may be running as %s; stop it, or give another --socket", opts.Role, cfg.Name)
+	}
+	defer func() { err = errors.Join(err, srv.Close()) }()
+	log.Info("running", "node", cfg.Name, "role", opts.Role, "version", cli.Version(), "peers", len(cfg.Peers), "socket", socket)
+	for {
+		select {
+		case <-ctx.Done():
+			log.Info("stopping")
+			return nil
+		case <-hup:
+			cfg, _, err := load()
+			if err == nil {
+				err = n.Reload(cfg)
+			}
+			if err != nil {
+				log.Error("reload refused; the node goes on as it was", "err", err, "hint", hint.Of(err))
+				continue
+			}
+			log.Info("reloaded", "peers", len(cfg.Peers), "routes", len(cfg.Routes))
+		}
+	}
+}
+
+// listenHint says what can be done about an uplink that could not be opened.
+func listenHint(err error, u config.NodeUplink) string {
+	switch {
+	case errors.Is(err, unix.EADDRINUSE):
+		return fmt.Sprintf("another program has %s; find it with: ss -lunp", u.Address)
+	case errors.Is(err, unix.EADDRNOTAVAIL):
+		return fmt.Sprintf("%s is not an address of this machine; give it to %s or correct the document", u.Address.Addr(), u.Interface)
+	case errors.Is(err, unix.EPERM):
+		return "run as root or with CAP_NET_RAW, which binding to an interface needs"
+	case errors.Is(err, unix.ENODEV):
+		return fmt.Sprintf("there is no interface %s; list them with: ip link", u.Interface)
+	}
+	return "see: landbridge doctor"
+}

@@ -1,0 +1,102 @@
+package bond
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Stats is a snapshot of a bond.
+type Stats struct {
+	Name        string
+	Established bool
+	Since       time.Duration // age of the session
+	Capacity    int64         // bits/s as sent, all paths that are up
+	RTT         time.Duration // of a bulk lane
+	Paths       []PathStats
+	Lanes       []LaneStats
+	Repairs     uint64 // repair symbols sent in this session
+	Resent      uint64 // packets sent again in this session
+	Recovered   uint64 // received packets that FEC brought back in this session
+}
+
+// PathStats is a snapshot of a path. Counters start with the bond.
+type PathStats struct {
+	Name          string
+	Uplink        string
+	Local, Remote netip.AddrPort
+	State         PathState
+	RTT           time.Duration
+	Loss          float64 // of the last 500 packets or so sent, before repair
+	LossFloor     float64 // the part that belongs to the path
+	Bandwidth     int64   // bits/s, estimated
+	Queue         time.Duration
+	Controller    string
+	Sent, Lost    uint64 // datagrams
+	SentBytes     uint64 // with Ethernet, IP and UDP headers
+	Received      uint64
+	ReceivedBytes uint64
+	MTU           int
+}
+
+// LaneStats is a snapshot of a lane.
+type LaneStats struct {
+	ID          int
+	Class       Class
+	Sent        uint64 // packets, without repetitions
+	Resent      uint64
+	Repairs     uint64
+	Unconfirmed int
+	Received    uint64
+	Recovered   uint64
+	Duplicate   uint64
+	Late        uint64 // handed over after their time
+	Overflow    uint64 // refused: outside the window
+	Holds       uint64 // times that the line was held in order
+	Backlog     int    // packets ready that QUIC has not read
+	Delay       time.Duration
+}
+
+// Stats returns a snapshot.
+func (b *Bond) Stats() Stats {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	_, at := b.host.now()
+	st := Stats{Name: b.cfg.Name}
+	s := b.sess
+	for _, p := range b.paths {
+		ps := PathStats{
+			Name: p.name, Uplink: p.uplink.name, Local: p.uplink.sock.LocalAddr(), Remote: p.remote, State: p.state, RTT: p.rtt,
+			Loss: p.lossShort, LossFloor: p.ctrl.LossFloor(), Bandwidth: p.ctrl.Bandwidth(), Queue: p.ctrl.QueueDelay(),
+			Controller: p.ctrl.State(), Sent: p.sent, Lost: p.lost, SentBytes: p.sentBytes, MTU: p.uplink.mtu,
+		}
+		if s == nil {
+			ps.State = PathOpening
+		} else {
+			for _, rx := range s.rx {
+				if rx != nil && rx.pair == p {
+					ps.Received += uint64(rx.packets)
+					ps.ReceivedBytes += uint64(rx.bytes)
+				}
+			}
+		}
+		st.Paths = append(st.Paths, ps)
+	}
+	if s == nil {
+		return st
+	}
+	st.Established, st.Since = true, (at - s.since).duration()
+	st.Capacity, st.RTT = s.capacity()
+	for _, l := range s.live {
+		ls := LaneStats{
+			ID: int(l.id), Class: l.Class(), Sent: l.tx.sent, Resent: l.tx.resent, Repairs: l.tx.repairs,
+			Unconfirmed: int(l.tx.next - l.tx.base), Received: l.rx.received, Recovered: l.rx.recovered, Duplicate: l.rx.duplicate,
+			Late: l.rx.lateCount, Overflow: l.rx.overflow, Holds: l.rx.holds, Backlog: l.rx.ready.len(),
+			Delay: time.Duration(l.rx.common) * time.Microsecond,
+		}
+		st.Repairs += ls.Repairs
+		st.Resent += ls.Resent
+		st.Recovered += ls.Recovered
+		st.Lanes = append(st.Lanes, ls)
+	}
+	return st
+}

@@ -1,0 +1,127 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/landbridge/landbridge/internal/admin"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		"landbridge": main,
+		"fake-node":  fakeNode,
+	})
+}
+
+// fakeNode serves a status on the socket named by its argument, until it is told to end.
+func fakeNode() {
+	start := time.Now().Add(-time.Minute)
+	s, err := admin.Start(os.Args[1], func() admin.Status {
+		return admin.Status{Node: "sha", Role: "gateway", Version: "test", Started: start, Taken: time.Now(), Peers: []admin.Peer{{
+			Name: "fra", Kind: "gateway", State: admin.PathUp,
+			Paths: []admin.Path{{Name: "ct-ct", State: admin.PathSuspect, RTTMs: 181.2, LossTx: 0.02, Share: 0.4}},
+		}}}
+	})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	done := make(chan os.Signal, 1)
+	signal.Notify(done, os.Interrupt, syscall.SIGTERM)
+	<-done
+	s.Close()
+}
+
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		RequireExplicitExec: true,
+		Setup: func(e *testscript.Env) error {
+			// The names of Unix sockets are short, and the scripts' directories are not.
+			dir, err := os.MkdirTemp("", "lb")
+			if err != nil {
+				return err
+			}
+			e.Defer(func() { os.RemoveAll(dir) })
+			e.Setenv("RUN", dir)
+			for _, name := range []string{"fleet.yaml", "agent.yaml"} {
+				data, err := os.ReadFile(filepath.Join("../../internal/config/testdata", name))
+				if err != nil {
+					return err
+				}
+				if err := os.WriteFile(filepath.Join(e.WorkDir, name), data, 0o644); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"code":    cmdCode,
+			"chmod":   cmdChmod,
+			"replace": cmdReplace,
+			"waitfor": cmdWaitFor,
+		},
+	})
+}
+
+// cmdCode runs a command and wants its exit code: code N program args...
+func cmdCode(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: code N program args...")
+	}
+	err := ts.Exec(args[1], args[2:]...)
+	got := 0
+	if e, ok := err.(interface{ ExitCode() int }); ok {
+		got = e.ExitCode()
+	} else if err != nil {
+		ts.Fatalf("%v", err)
+	}
+	if fmt.Sprint(got) != args[0] {
+		ts.Fatalf("exit code %d, want %s", got, args[0])
+	}
+}
+
+func cmdChmod(ts *testscript.TestScript, _ bool, args []string) {
+	var mode os.FileMode
+	if _, err := fmt.Sscanf(args[0], "%o", &mode); err != nil {
+		ts.Fatalf("mode %q: %v", args[0], err)
+	}
+	ts.Check(os.Chmod(ts.MkAbs(args[1]), mode))
+}
+
+// cmdReplace changes one place of a file: replace OLD NEW FILE
+func cmdReplace(ts *testscript.TestScript, _ bool, args []string) {
+	text := ts.ReadFile(args[2])
+	parts := splitOnce(text, args[0])
+	if parts == nil {
+		ts.Fatalf("%q is not once in %s", args[0], args[2])
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[2]), []byte(parts[0]+args[1]+parts[1]), 0o644))
+}
+
+// cmdWaitFor waits until a file is there.
+func cmdWaitFor(ts *testscript.TestScript, _ bool, args []string) {
+	for range 1000 {
+		if _, err := os.Stat(ts.MkAbs(args[0])); err == nil {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	ts.Fatalf("%s does not appear", args[0])
+}
+
+func splitOnce(text, sep string) []string {
+	if before, after, ok := strings.Cut(text, sep); ok && !strings.Contains(after, sep) {
+		return []string{before, after}
+	}
+	return nil
+}

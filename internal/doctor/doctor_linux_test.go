@@ -1,0 +1,196 @@
+package doctor
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// healthy is a machine without complaint; cases spoil it.
+func healthy(t *testing.T) *machine {
+	t.Helper()
+	dir := t.TempDir()
+	m := &machine{
+		proc: filepath.Join(dir, "proc"), sys: filepath.Join(dir, "sys"),
+		release:  func() (string, error) { return "6.12.1-amd64", nil },
+		tun:      func() error { return nil },
+		tcx:      func() error { return nil },
+		skAssign: func() error { return nil },
+		offloads: func(string) (map[string]bool, error) { return map[string]bool{"gro": true, "lro": false}, nil },
+		synced:   func() (bool, error) { return true, nil },
+		now:      func() time.Time { return time.Date(2026, 5, 1, 10, 0, 0, 0, time.UTC) },
+	}
+	write(t, m.proc, "self/status", "Name:\tx\nCapEff:\t000001ffffffffff\n")
+	write(t, m.proc, "sys/net/core/rmem_max", "8388608\n")
+	write(t, m.proc, "sys/net/core/wmem_max", "8388608\n")
+	write(t, m.proc, "sys/net/ipv4/conf/all/rp_filter", "0\n")
+	write(t, m.proc, "sys/net/ipv4/conf/ct0/rp_filter", "2\n")
+	write(t, m.proc, "sys/net/ipv4/ip_forward", "1\n")
+	write(t, m.proc, "sys/net/ipv6/conf/all/forwarding", "1\n")
+	write(t, m.sys, "kernel/btf/vmlinux", "")
+	write(t, m.sys, "class/net/ct0/operstate", "up\n")
+	write(t, m.sys, "class/net/ct0/mtu", "1500\n")
+	return m
+}
+
+func write(t *testing.T, root, name, text string) {
+	t.Helper()
+	path := filepath.Join(root, name)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+const noCaps = "CapEff:\t0000000000000000\n"
+
+func TestFindings(t *testing.T) {
+	for _, tc := range []struct {
+		name    string
+		spoil   func(t *testing.T, m *machine)
+		proxies bool
+		want    string // the findings that are not ok: level, check, detail
+	}{
+		{"healthy", func(*testing.T, *machine) {}, false, ""},
+		{"old kernel", func(_ *testing.T, m *machine) {
+			m.release = func() (string, error) { return "4.19.0-21-amd64", nil }
+		}, false, "fail kernel: Linux 4.19.0-21-amd64"},
+		{"old kernel, proxies only", func(_ *testing.T, m *machine) {
+			m.release = func() (string, error) { return "4.19.0", nil }
+		}, true, "warn kernel: Linux 4.19.0"},
+		{"kernel before tcx is fine", func(_ *testing.T, m *machine) {
+			m.release = func() (string, error) { return "6.1.0-13-amd64", nil }
+		}, false, ""},
+		{"odd kernel", func(_ *testing.T, m *machine) {
+			m.release = func() (string, error) { return "plan9", nil }
+		}, false, `warn kernel: unknown version "plan9"`},
+		{"no capabilities", func(t *testing.T, m *machine) {
+			write(t, m.proc, "self/status", noCaps)
+			m.skAssign = func() error { return fmt.Errorf("load: %w", fs.ErrPermission) }
+		}, false, "fail capabilities: missing CAP_NET_ADMIN, CAP_BPF, CAP_NET_RAW\nfail bpf: programs cannot be loaded: permission denied"},
+		{"no capabilities, proxies only", func(t *testing.T, m *machine) {
+			write(t, m.proc, "self/status", noCaps)
+			m.skAssign = func() error { return fmt.Errorf("load: %w", fs.ErrPermission) }
+		}, true, "warn capabilities: missing CAP_NET_ADMIN, CAP_BPF, CAP_NET_RAW\nwarn bpf: programs cannot be loaded: permission denied"},
+		{"CAP_SYS_ADMIN stands for CAP_BPF", func(t *testing.T, m *machine) {
+			write(t, m.proc, "self/status", "CapEff:\t0000000000203000\n") // SYS_ADMIN, NET_RAW, NET_ADMIN
+		}, false, ""},
+		{"only NET_RAW missing", func(t *testing.T, m *machine) {
+			write(t, m.proc, "self/status", "CapEff:\t0000008000001000\n") // BPF, NET_ADMIN
+		}, false, "warn capabilities: missing CAP_NET_RAW"},
+		{"no tcx", func(_ *testing.T, m *machine) { m.tcx = func() error { return errors.New("not supported") } }, false,
+			"warn bpf: no tcx: not supported"},
+		{"no bpf_sk_assign", func(_ *testing.T, m *machine) { m.skAssign = func() error { return errors.New("not\nsupported") } }, false,
+			"fail bpf: not supported"},
+		{"no tun, no BTF", func(_ *testing.T, m *machine) {
+			m.tun = func() error { return fs.ErrNotExist }
+			os.Remove(filepath.Join(m.sys, "kernel/btf/vmlinux"))
+		}, false, "warn btf: the kernel has no type information\nwarn tun: file does not exist"},
+		{"small buffers, privileged", func(t *testing.T, m *machine) { write(t, m.proc, "sys/net/core/rmem_max", "212992\n") }, false, ""},
+		{"small buffers", func(t *testing.T, m *machine) {
+			write(t, m.proc, "sys/net/core/rmem_max", "212992\n")
+			write(t, m.proc, "self/status", noCaps)
+		}, true, "warn capabilities: missing CAP_NET_ADMIN, CAP_BPF, CAP_NET_RAW\nwarn net.core.rmem_max: 212992"},
+		{"strict everywhere", func(t *testing.T, m *machine) { write(t, m.proc, "sys/net/ipv4/conf/all/rp_filter", "1\n") }, false,
+			"warn rp_filter: strict on all interfaces"},
+		{"strict on one", func(t *testing.T, m *machine) { write(t, m.proc, "sys/net/ipv4/conf/ct0/rp_filter", "1\n") }, false,
+			"warn rp_filter: strict on ct0"},
+		{"loose wins", func(t *testing.T, m *machine) {
+			write(t, m.proc, "sys/net/ipv4/conf/all/rp_filter", "2\n")
+			write(t, m.proc, "sys/net/ipv4/conf/ct0/rp_filter", "1\n")
+		}, false, ""},
+		{"no forwarding", func(t *testing.T, m *machine) { write(t, m.proc, "sys/net/ipv4/ip_forward", "0\n") }, false,
+			"warn forwarding: off: net.ipv4.ip_forward"},
+		{"no forwarding, proxies only", func(t *testing.T, m *machine) { write(t, m.proc, "sys/net/ipv4/ip_forward", "0\n") }, true, ""},
+		{"clock in 1970", func(_ *testing.T, m *machine) { m.now = func() time.Time { return time.Unix(60, 0) } }, false,
+			"fail clock: 1970-01-01T00:01:00Z is in the past"},
+		{"clock on its own", func(_ *testing.T, m *machine) { m.synced = func() (bool, error) { return false, nil } }, false,
+			"warn clock: 2026-05-01T10:00:00Z, not synchronised"},
+		{"small MTU", func(t *testing.T, m *machine) { write(t, m.sys, "class/net/ct0/mtu", "1400\n") }, false,
+			"warn nic ct0: up, MTU 1400, offloads gro"},
+		{"tiny MTU", func(t *testing.T, m *machine) { write(t, m.sys, "class/net/ct0/mtu", "576\n") }, false,
+			"fail nic ct0: up, MTU 576, offloads gro"},
+		{"LRO", func(_ *testing.T, m *machine) {
+			m.offloads = func(string) (map[string]bool, error) { return map[string]bool{"gro": true, "lro": true}, nil }
+		}, false, "warn nic ct0: up, MTU 1500, offloads gro, lro"},
+		{"link down", func(t *testing.T, m *machine) { write(t, m.sys, "class/net/ct0/operstate", "down\n") }, false,
+			"warn nic ct0: link is down"},
+		{"no NIC", func(_ *testing.T, m *machine) { os.RemoveAll(filepath.Join(m.sys, "class/net/ct0")) }, false,
+			"fail nic ct0: no such interface"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			m := healthy(t)
+			tc.spoil(t, m)
+			var got []string
+			for _, r := range m.run(Options{Capture: !tc.proxies, NICs: []string{"ct0"}}) {
+				if r.Level == OK {
+					continue
+				}
+				got = append(got, fmt.Sprintf("%s %s: %s", r.Level, r.Check, r.Detail))
+				if r.Lost == "" && r.Hint == "" && !strings.Contains(r.Detail, "unknown") {
+					t.Errorf("%s: neither what is lost nor a hint", r.Check)
+				}
+			}
+			if diff := cmp.Diff(tc.want, strings.Join(got, "\n")); diff != "" {
+				t.Errorf("(-want +got)\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestText(t *testing.T) {
+	rs := []Result{{Check: "kernel", Detail: "Linux 6"}, {"nic ct0", Warn, "MTU 1400", "throughput", "ip link"}}
+	var b strings.Builder
+	if err := WriteText(&b, rs); err != nil {
+		t.Fatal(err)
+	}
+	want := "ok    kernel   Linux 6\nwarn  nic ct0  MTU 1400\n               lost: throughput\n               hint: ip link\n"
+	if b.String() != want {
+		t.Errorf("got\n%swant\n%s", b.String(), want)
+	}
+	if Worst(rs) != Warn || Worst(nil) != OK {
+		t.Error("Worst is not the highest level")
+	}
+}
+
+// The real machine, whatever it is, gives an answer to every check.
+func TestRun(t *testing.T) {
+	seen := make(map[string]bool)
+	for _, r := range Run(Options{NICs: []string{"lo"}}) {
+		seen[r.Check] = true
+		if r.Detail == "" {
+			t.Errorf("%s says nothing", r.Check)
+		}
+		t.Log(r.Level, r.Check, r.Detail)
+	}
+	for _, c := range []string{"kernel", "capabilities", "btf", "bpf", "tun", "net.core.rmem_max", "rp_filter", "forwarding", "clock", "nic lo"} {
+		if !seen[c] {
+			t.Errorf("no finding about %s", c)
+		}
+	}
+	if os.Geteuid() != 0 {
+		if os.Getenv("LANDBRIDGE_REQUIRE_ROOT") == "1" {
+			t.Fatal("needs root, which LANDBRIDGE_REQUIRE_ROOT=1 demands")
+		}
+		t.Skip("the rest needs root")
+	}
+	if err := attachTCX(); err != nil {
+		t.Errorf("tcx: %v", err)
+	}
+	off, err := ethtoolOffloads("lo")
+	if err != nil || !off["tso"] {
+		t.Errorf("offloads of lo: %v, %v", off, err)
+	}
+	if _, err := ethtoolOffloads("no-such-nic"); err == nil {
+		t.Error("offloads of no interface")
+	}
+}

@@ -41,8 +41,11 @@ const (
 
 	targetQueue = 4 * time.Millisecond  // held in Cruise: proves the link full
 	highQueue   = 16 * time.Millisecond // over target: the rate fell, or another flow came
-	maxDrains   = 3
-	upPulse     = 40 * time.Millisecond // at upGain: a queue of 10 ms if the link is full
+	// maxDrains bounds the Drains in a row, each of which must hold back
+	// enoughDeficit of the queue it found to tell whose it is.
+	maxDrains     = 3
+	enoughDeficit = 0.4
+	upPulse       = 40 * time.Millisecond // at upGain: a queue of 10 ms if the link is full
 
 	// maxSpan is the longest time a rate is averaged over.
 	maxSpan = 500 * time.Millisecond
@@ -99,15 +102,17 @@ type machine struct {
 	ramp      float64 // bytes/s limit after an idle time; 0 is none
 	rampAt    time.Time
 
-	qSlow      float64 // the queue in Cruise, averaged over a second
-	trial      float64 // loss at the last, higher rate tried to learn the floor
-	tryBW      float64 // bw before the first of these trials
-	deep       int
-	drains     int     // Drains repeated
-	settledBW  float64 // bw when Drain had drained
-	downs      int
-	cruiseLoss float64 // in the last whole episode of Cruise; 0 is unknown
-	marked     bool    // Down counts loss since its rate shows
+	qSlow       float64 // the queue in Cruise, averaged over a second
+	trial       float64 // loss at the last, higher rate tried to learn the floor
+	tryBW       float64 // bw before the first of these trials
+	deep        int
+	drains      int     // Drains repeated
+	sentAtDrain int64   // sentBytes when Drain began
+	deficit     float64 // seconds of sending held back in Drain
+	settledBW   float64 // bw when Drain had drained
+	downs       int
+	cruiseLoss  float64 // in the last whole episode of Cruise; 0 is unknown
+	marked      bool    // Down counts loss since its rate shows
 	competition
 }
 
@@ -121,6 +126,7 @@ func (c *Controller) enter(now time.Time, s state) {
 	case drain:
 		c.before, c.slow = c.bw, c.bw
 		c.low, c.high = 0, 0
+		c.sentAtDrain = c.sentBytes
 	case cruise:
 		c.lowSince, c.highSince = time.Time{}, time.Time{}
 	}
@@ -270,6 +276,10 @@ func (c *Controller) stepDrain(now time.Time, dt time.Duration, m float64, ok, b
 	}
 	if c.settled.IsZero() {
 		c.settledBW = c.bw
+		c.deficit = seconds(now.Sub(c.since)) - float64(c.sentBytes-c.sentAtDrain)/c.bw
+		if c.drains > 0 && c.deficit < enoughDeficit*seconds(c.high-c.delay.baseV)-c.noise && now.Sub(c.since) < c.loop() {
+			return
+		}
 		if float64(c.inflight) <= c.bw*seconds(c.roundTrip()+targetQueue) || now.Sub(c.since) > 4*c.loop() {
 			c.settled = now
 		}
@@ -283,8 +293,9 @@ func (c *Controller) stepDrain(now time.Time, dt time.Duration, m float64, ok, b
 		c.enter(now, down)
 	case c.quiet() && c.slow < c.slowed(c.before, drainSlow) && c.high-c.low < c.flatness():
 		c.newRoute(now)
-	case c.bw < c.settledBW*0.92 && c.drains < maxDrains:
-		// The rate was still being found: what was sent was no less than it.
+	case c.drains < maxDrains && (c.bw < c.settledBW*0.92 || c.deficit < enoughDeficit*seconds(c.queue())):
+		// Too little was held back: the rate was still being found, or what is
+		// in flight is not what it was said to be.
 		before := c.before
 		c.enter(now, drain)
 		c.before = before

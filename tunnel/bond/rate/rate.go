@@ -93,8 +93,9 @@ type Controller struct {
 	sent    time.Time // last OnSend
 	inited  bool
 
-	inflight int64
-	bw       float64 // bottleneck rate in sent terms, bytes/s
+	inflight  int64
+	sentBytes int64
+	bw        float64 // bottleneck rate in sent terms, bytes/s
 
 	machine
 }
@@ -116,6 +117,7 @@ func (c *Controller) OnSend(now time.Time, bytes int) {
 	}
 	c.sent = now
 	c.inflight += int64(bytes)
+	c.sentBytes += int64(bytes)
 }
 
 // maxGap is the longest receiver interval a rate is computed from. A longer one

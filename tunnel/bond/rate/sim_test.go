@@ -340,9 +340,11 @@ func (f *bondFlow) report() {
 		smp.LostPackets = max(total-smp.DeliveredPackets, 0)
 		smp.Lost = smp.LostPackets * simPacket
 		for n := f.repMax + 1; n <= top; n++ {
-			delete(f.sentAt, n)
+			if _, ok := f.sentAt[n]; ok {
+				delete(f.sentAt, n)
+				f.infl -= simPacket
+			}
 		}
-		f.infl -= total * simPacket
 		smp.Inflight = f.infl
 		f.repMax, f.repPkts, f.repByte, f.repLast, f.repAny = top, pkts, bytes, last, true
 		f.c.OnReport(f.s.time(), smp)

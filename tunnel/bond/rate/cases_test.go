@@ -61,7 +61,7 @@ func TestOutage(t *testing.T) {
 						f.c.OnSilence(s.time())
 					}
 					f.infl = 0
-					clear(f.sentAt)
+					clear(f.sentAt[:])
 					f.maxPace = 0
 					m := s.meter()
 					s.run(s.now + sec)

@@ -24,6 +24,9 @@ const (
 	// the loss is the other's doing: BBR version 1 overruns a short queue
 	// whatever one does.
 	lossShare = 0.4
+	// With heavyLoss there are more than two: heavyShare is enough then.
+	heavyLoss  = 0.1
+	heavyShare = 0.25
 	// mostUp and mostDown bound the change a cycle, about nine round trips long.
 	mostUp   = 1.35
 	mostDown = 0.8
@@ -57,8 +60,8 @@ type competition struct {
 	sole    bool          // Up brought nothing more
 	dice    uint32
 	cycles  int
-	alone   int  // signs in a row of being alone; two a cycle
-	lossy   bool // this cycle had loss over the floor
+	alone   int     // signs in a row of being alone; two a cycle
+	over    float64 // loss over the floor this cycle
 
 	heldBW float64 // rate when competing last ended
 	heldAt time.Time
@@ -70,7 +73,7 @@ type competition struct {
 }
 
 func (c *Controller) startCompete(now time.Time, m float64, ok bool) {
-	c.compete, c.alone, c.lossy = true, 0, false
+	c.compete, c.alone, c.over = true, 0, 0
 	c.delay.hold = true
 	if c.heldAt.IsZero() || now.Sub(c.heldAt) > rejoinFor {
 		c.share = fairShare
@@ -142,7 +145,7 @@ func (c *Controller) stepCompete(now time.Time, m float64, app, ok bool) {
 		}
 	default:
 		if excess, _ := c.loss.excess(); excess {
-			c.lossy = true
+			c.over = max(c.over, c.loss.episode()-c.loss.floor)
 		}
 		if age >= lag*time.Duration(6+c.dice>>24%5)/2 {
 			// Uneven cycles do not fall into step with the other's probing.
@@ -157,10 +160,10 @@ func (c *Controller) stepCompete(now time.Time, m float64, app, ok bool) {
 func (c *Controller) steer() {
 	f := min(max(c.share, 0.05), 0.95)
 	g := 1 + ((1-f)/f*fairShare/(1-fairShare)-1)/2
-	if c.lossy && c.share > lossShare {
+	if c.over > 0 && c.share > lossShare || c.over > heavyLoss && c.share > heavyShare {
 		g = min(g, 0.95)
 	}
-	c.lossy = false
+	c.over = 0
 	c.bw *= min(max(g, mostDown), mostUp)
 	if c.plain > 0 && c.share > soleShare {
 		c.bw = min(c.bw, overSend*c.plain)

@@ -30,8 +30,6 @@ type tcpSent struct {
 	at     time.Duration
 	deliv  float64
 	delivT time.Duration
-	firstT time.Duration
-	later  int
 }
 
 type tcpControl interface {
@@ -166,18 +164,17 @@ func (c *cubic) lose(now, sent time.Duration) {
 // bbr is BBR as in Linux (version 1): maximum rate of ten rounds, minimum delay
 // of ten seconds, gain cycle 1.25, 0.75, 1 x 6, window of two products.
 type bbr struct {
-	state   int // 0 startup, 1 drain, 2 probe, 3 probe rtt
-	bw      [10]float64
-	slot    int
-	roundT  time.Duration
-	minRTT  time.Duration
-	minAt   time.Duration
-	full    float64
-	flat    int
-	phase   int
-	phaseT  time.Duration
-	probeT  time.Duration
-	inflNow int
+	state  int // 0 startup, 1 drain, 2 probe, 3 probe rtt
+	bw     [10]float64
+	slot   int
+	roundT time.Duration
+	minRTT time.Duration
+	minAt  time.Duration
+	full   float64
+	flat   int
+	phase  int
+	phaseT time.Duration
+	probeT time.Duration
 }
 
 func newBBR() *bbr { return &bbr{} }

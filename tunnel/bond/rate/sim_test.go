@@ -1,7 +1,6 @@
 package rate
 
 import (
-	"container/heap"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -35,19 +34,47 @@ type simEvent struct {
 	fn  func()
 }
 
+// simHeap is a binary heap by time, then order of insertion.
 type simHeap []simEvent
 
-func (h simHeap) Len() int { return len(h) }
-func (h simHeap) Less(i, j int) bool {
+func (h simHeap) less(i, j int) bool {
 	return h[i].at < h[j].at || h[i].at == h[j].at && h[i].seq < h[j].seq
 }
-func (h simHeap) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
-func (h *simHeap) Push(x any)   { *h = append(*h, x.(simEvent)) }
-func (h *simHeap) Pop() any {
+
+func (h *simHeap) push(e simEvent) {
+	*h = append(*h, e)
 	o := *h
-	x := o[len(o)-1]
-	*h = o[:len(o)-1]
-	return x
+	for i := len(o) - 1; i > 0; {
+		p := (i - 1) / 2
+		if !o.less(i, p) {
+			break
+		}
+		o[i], o[p] = o[p], o[i]
+		i = p
+	}
+}
+
+func (h *simHeap) pop() simEvent {
+	o := *h
+	top, n := o[0], len(o)-1
+	o[0] = o[n]
+	o[n] = simEvent{}
+	o = o[:n]
+	*h = o
+	for i := 0; ; {
+		l := 2*i + 1
+		if l >= n {
+			return top
+		}
+		if r := l + 1; r < n && o.less(r, l) {
+			l = r
+		}
+		if !o.less(l, i) {
+			return top
+		}
+		o[i], o[l] = o[l], o[i]
+		i = l
+	}
 }
 
 type sim struct {
@@ -95,12 +122,12 @@ func newSim(t *testing.T, seed uint64, l simLink) *sim {
 
 func (s *sim) at(d time.Duration, fn func()) {
 	s.seq++
-	heap.Push(&s.events, simEvent{max(d, s.now), s.seq, fn})
+	s.events.push(simEvent{max(d, s.now), s.seq, fn})
 }
 
 func (s *sim) run(until time.Duration) {
 	for len(s.events) > 0 && s.events[0].at <= until {
-		e := heap.Pop(&s.events).(simEvent)
+		e := s.events.pop()
 		s.now = e.at
 		e.fn()
 	}
@@ -233,12 +260,12 @@ type bondFlow struct {
 	minCap  float64
 	maxPace float64
 	rtt     time.Duration
-	sentAt  map[int64]time.Duration
+	sentAt  [1 << 16]time.Duration // by number; 0 is not in flight
 	step    time.Duration
 }
 
 func newBondFlow(s *sim, cfg Config) *bondFlow {
-	f := &bondFlow{s: s, c: New(cfg), rxMax: -1, repMax: -1, sentAt: map[int64]time.Duration{}, owdMin: math.MaxInt64, minCap: math.Inf(1)}
+	f := &bondFlow{s: s, c: New(cfg), rxMax: -1, repMax: -1, owdMin: math.MaxInt64, minCap: math.Inf(1)}
 	f.clock = func(d time.Duration) time.Duration { return d + time.Hour }
 	f.step = 10 * time.Millisecond
 	return f
@@ -275,7 +302,7 @@ func (f *bondFlow) pace() {
 		}
 		f.c.OnSend(f.s.time(), simPacket)
 		f.infl += simPacket
-		f.sentAt[f.num] = now
+		f.sentAt[f.num%int64(len(f.sentAt))] = max(now, 1)
 		p := simPkt{flow: f.flow, num: f.num, size: simPacket, arr: f.arrive}
 		f.num++
 		if !f.dark {
@@ -332,7 +359,7 @@ func (f *bondFlow) report() {
 		if f.repAny {
 			smp.RecvElapsed = last - f.repLast
 		}
-		if at, ok := f.sentAt[top]; ok {
+		if at := f.sentAt[top%int64(len(f.sentAt))]; at > 0 {
 			f.rtt = f.s.now - at
 		}
 		smp.RTT = f.rtt
@@ -340,8 +367,8 @@ func (f *bondFlow) report() {
 		smp.LostPackets = max(total-smp.DeliveredPackets, 0)
 		smp.Lost = smp.LostPackets * simPacket
 		for n := f.repMax + 1; n <= top; n++ {
-			if _, ok := f.sentAt[n]; ok {
-				delete(f.sentAt, n)
+			if at := &f.sentAt[n%int64(len(f.sentAt))]; *at > 0 {
+				*at = 0
 				f.infl -= simPacket
 			}
 		}

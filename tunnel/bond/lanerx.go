@@ -22,8 +22,10 @@ const (
 	// activeFor is how long a path counts for the common delay after its last packet of the lane.
 	activeFor = time.Second
 
-	// youngLane is how many packets make a lane's own use of the paths tell.
-	youngLane = 2000
+	// youngLane is how many packets make a lane's own use of the paths tell. Until then, and for youngFor at the most,
+	// interactive lanes are equalised too: their QUIC window is to grow first.
+	youngLane = 3000
+	youngFor  = 8 * time.Second
 
 	// quic-go remembers 64 lost packets for the undo; with more missing the lane holds the line.
 	holdAt     = 48
@@ -74,14 +76,16 @@ type laneRx struct {
 	ready ring[*packetBuf]
 	wake  chan struct{}
 
-	arrived bool // since the last report
-	unsaid  int  // reports that shall still speak of the lane
+	young   bool
+	bornAt  stamp // first packet
+	arrived bool  // since the last report
+	unsaid  int   // reports that shall still speak of the lane
 
 	received, recovered, duplicate, overflow, lateCount, holds uint64
 }
 
 func newLaneRx(id uint8, class Class) *laneRx {
-	l := &laneRx{id: id, class: class, slots: make([]inPacket, laneWindow), wake: make(chan struct{}, 1), lesson: lesson{left: lessons}}
+	l := &laneRx{id: id, class: class, slots: make([]inPacket, laneWindow), wake: make(chan struct{}, 1), young: true, lesson: lesson{left: lessons}}
 	if class != Bulk {
 		l.decoder()
 	}
@@ -97,12 +101,20 @@ func (l *laneRx) decoder() *fec.Decoder {
 
 func (l *laneRx) slot(seq uint64) *inPacket { return &l.slots[seq%laneWindow] }
 
-// equalised tells whether the lane's packets keep one common delay; only bulk spreads over all paths.
-func (l *laneRx) equalised() bool { return l.class == Bulk }
+// equalised tells whether the lane's packets keep one common delay; for good only bulk does, as it spreads over all paths.
+func (l *laneRx) equalised() bool {
+	return l.class == Bulk || l.class == Interactive && l.young
+}
 
 // source takes a packet off a path: sent is its send time on this clock (against the unknown offset); now for a
 // repetition, which is late anyway.
 func (l *laneRx) source(now stamp, seq uint64, payload []byte, sent stamp) {
+	if l.bornAt == 0 {
+		l.bornAt = now
+	}
+	if l.young && (l.received > youngLane || now-l.bornAt > us(youngFor)) {
+		l.young = false
+	}
 	if !l.put(now, seq, payload, sent) {
 		return
 	}

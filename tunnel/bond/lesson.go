@@ -28,7 +28,7 @@ const (
 // teach keeps the lesson in step with the connection's round trip. Called with mu held.
 func (l *Lane) teach() {
 	c := l.conn.Load()
-	if c == nil || l.rx.lesson.left == 0 || l.rx.class != Bulk {
+	if c == nil || l.rx.lesson.left == 0 || !l.rx.equalised() {
 		return
 	}
 	l.rx.lesson.wait = time.Duration(lessonWait * float64(c.ConnectionStats().SmoothedRTT))

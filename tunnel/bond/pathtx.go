@@ -69,6 +69,7 @@ type sentRecord struct {
 	eliciting bool
 	source    bool // carries the lane packet laneSeq
 	resolved  bool
+	limited   bool // the path had had credit left over before it: the application set the pace
 }
 
 // lostRef names a lane packet that a path lost.
@@ -107,7 +108,7 @@ type pathTx struct {
 	lastProbe stamp
 	lastAck   stamp // when something new was last acknowledged
 	lastData  stamp // last lane packet or repair
-	appLim    bool  // could have sent more in this report interval
+	idle      bool  // had credit left since the last datagram
 
 	wantOpen    bool  // a handshake is due
 	learned     uint8 // for a path learned from the peer: its number there plus one
@@ -154,7 +155,7 @@ func (p *pathTx) reset() {
 	p.inflight, p.elicOut = 0, 0
 	p.nextFree, p.lastProbe, p.lastAck = 0, 0, 0
 	p.haveReport, p.haveOWD = false, false
-	p.tailChecked, p.lastData, p.appLim = 0, 0, false
+	p.tailChecked, p.lastData, p.idle = 0, 0, false
 	if p.ctrl.State() != rateStartup {
 		// The delays of another session have another offset: a new controller, near the old rate.
 		p.ctrl = rate.New(rate.Config{Cap: p.limit, InitialRate: p.ctrl.Bandwidth() / 2})
@@ -172,7 +173,8 @@ func (p *pathTx) usable() bool { return p.state == PathUp }
 func (p *pathTx) record(now time.Time, at stamp, size int, eliciting, source bool, lane uint8, laneSeq uint64) uint64 {
 	seq := p.next
 	p.next++
-	*p.rec(seq) = sentRecord{at: at, laneSeq: laneSeq, size: uint16(size), lane: lane, eliciting: eliciting, source: source}
+	*p.rec(seq) = sentRecord{at: at, laneSeq: laneSeq, size: uint16(size), lane: lane, eliciting: eliciting, source: source, limited: p.idle}
+	p.idle = false
 	if eliciting {
 		p.inflight += int64(size)
 		p.elicOut++
@@ -234,6 +236,7 @@ func (p *pathTx) onReport(now time.Time, at stamp, s *pathReport, lost []lostRef
 		largestAt = at
 	}
 	var ackPkts, lostPkts int
+	limited := false
 	p.newlyLostB = 0
 	reorder := us(p.reorder)
 	for seq := p.low; seq <= largest; seq++ {
@@ -252,6 +255,7 @@ func (p *pathTx) onReport(now time.Time, at stamp, s *pathReport, lost []lostRef
 			gone = int(i/8) < len(s.missing) && s.missing[i/8]&(1<<(i%8)) != 0
 		}
 		if !gone {
+			limited = limited || r.limited
 			p.resolve(r)
 			ackPkts++
 			continue
@@ -289,9 +293,8 @@ func (p *pathTx) onReport(now time.Time, at stamp, s *pathReport, lost []lostRef
 					RecvElapsed: elapsed,
 					OWD:         time.Duration(int32(s.owd)) * time.Microsecond,
 					OWDMin:      time.Duration(int32(s.owdMin)) * time.Microsecond,
-					RTT:         p.rtt, Inflight: p.inflight, AppLimited: p.appLim,
+					RTT:         p.rtt, Inflight: p.inflight, AppLimited: limited || ackPkts == 0,
 				})
-				p.appLim = false
 			}
 			p.lastPackets, p.lastBytes, p.lastRecv = s.packets, s.bytes, s.at
 		}

@@ -366,7 +366,7 @@ func (s *Session) fill(now time.Time, at stamp) stamp {
 			continue // bulk had nothing to send in its turn
 		}
 		for _, p := range b.paths {
-			p.appLim = p.appLim || p.nextFree <= at // it had credit left
+			p.idle = p.idle || p.nextFree <= at
 		}
 		break
 	}

@@ -100,11 +100,16 @@ func (c *Controller) stopCompete(now time.Time, m float64) {
 // stepCompete cycles Cruise, Up, Down. A change of rate shows after the round
 // trip with the present queue.
 func (c *Controller) stepCompete(now time.Time, m float64, app, ok bool) {
+	lag := c.lastRTT
+	age := now.Sub(c.since)
+	if app && age > maxSpan+4*lag {
+		// Too little to send to compete for anything.
+		c.stopCompete(now, c.bw)
+		return
+	}
 	if !ok || app {
 		return
 	}
-	lag := c.lastRTT
-	age := now.Sub(c.since)
 	switch c.state {
 	case up:
 		if c.phase == 0 && age >= lag*9/10 {

@@ -1,11 +1,10 @@
 package rate
 
 import (
+	"slices"
 	"testing"
 	"time"
 )
-
-const sec = time.Second
 
 // queueBack is how long after from the queue is first below limit for 200 ms.
 func queueBack(s *sim, from time.Duration, limit time.Duration, until time.Duration) time.Duration {
@@ -32,10 +31,11 @@ var dynLinks = []struct {
 	{"heavy", simLink{rate: 50e6, queue: 60 * ms, delay: 80 * ms, jitter: 10 * ms, loss: 0.10, back: .1}},
 }
 
-func TestRateFalls(t *testing.T) {
+// TestRateFallsAndRises: a third of the rate for ten seconds, in mid-transfer.
+func TestRateFallsAndRises(t *testing.T) {
 	for _, tc := range dynLinks {
 		t.Run(tc.name, func(t *testing.T) {
-			for _, seed := range seeds(t, 3) {
+			for _, seed := range seeds(t, 2) {
 				s := newSim(t, seed, tc.link)
 				f := newBondFlow(s, Config{})
 				f.start()
@@ -60,12 +60,19 @@ func TestRateFalls(t *testing.T) {
 				}
 				m = s.meter()
 				s.run(s.now + 5*sec)
-				t.Logf("seed %d: queue back after %v, util at a third %.3f queue %v, 90 %% again after %v, then %.3f", seed, back, low, q.Round(100*time.Microsecond), up, m.util(full))
+				t.Logf("seed %d: queue below 20 ms after %v, used %.3f of a third, queue %v; 90 %% used %v after it rose, then %.3f", seed, back, low, q.Round(100*us), up, m.util(full))
+				atMost(t, "time until the queue is gone", back, 3*sec)
+				atLeast(t, "used of a third", low, 0.95)
+				atMost(t, "queue at a third", q, 15*ms)
+				atMost(t, "time to use 90 %", up, 5*sec)
+				atLeast(t, "time to use 90 %", up, 0)
+				atLeast(t, "used after", m.util(full), 0.95)
 			}
 		})
 	}
 }
 
+// TestDelayStep: the route gets 40 ms longer, then shorter again.
 func TestDelayStep(t *testing.T) {
 	for _, tc := range dynLinks {
 		t.Run(tc.name, func(t *testing.T) {
@@ -77,28 +84,35 @@ func TestDelayStep(t *testing.T) {
 				s.run(10 * sec)
 				b0 := f.c.BaseOWD()
 				s.link.delay += 40 * ms
-				var adopted time.Duration
+				adopted := time.Duration(-1)
 				least := 1.0
-				for s.now < 30*sec {
+				for s.now < 22*sec {
 					m := s.meter()
 					s.run(s.now + sec)
 					least = min(least, m.util(s.link.rate))
-					if adopted == 0 && f.c.BaseOWD()-b0 > 30*ms {
+					if adopted < 0 && f.c.BaseOWD()-b0 > 30*ms {
 						adopted = s.now - 10*sec
 					}
 				}
 				m := s.meter()
-				s.run(35 * sec)
+				s.run(27 * sec)
 				after, q := m.util(s.link.rate), m.queue()
 				s.link.delay -= 40 * ms
 				m = s.meter()
-				s.run(40 * sec)
-				t.Logf("seed %d: adopted after %v, least second %.3f, then %.3f queue %v; step down %.3f", seed, adopted, least, after, q, m.util(s.link.rate))
+				s.run(32 * sec)
+				t.Logf("seed %d: adopted within %v, least second %.3f, then used %.3f, queue %v; after the step down %.3f", seed, adopted, least, after, q.Round(100*us), m.util(s.link.rate))
+				atLeast(t, "time to adopt", adopted, 0)
+				atMost(t, "time to adopt", adopted, 12*sec)
+				atLeast(t, "used in the worst second", least, 0.5)
+				atLeast(t, "used after", after, 0.95)
+				atMost(t, "queue after", q, 12*ms)
+				atLeast(t, "used after the step down", m.util(s.link.rate), 0.95)
 			}
 		})
 	}
 }
 
+// TestPolicer: a token bucket without a queue.
 func TestPolicer(t *testing.T) {
 	for _, tc := range []struct {
 		name string
@@ -118,13 +132,17 @@ func TestPolicer(t *testing.T) {
 				trace(s, f, 100*ms)
 				s.run(8 * sec)
 				m := s.meter()
-				s.run(40 * sec)
-				t.Logf("seed %d: util %.3f, extra loss %.4f, floor %.3f of %.3f", seed, m.util(s.link.police), m.lost(), f.c.LossFloor(), tc.link.meanLoss())
+				s.run(38 * sec)
+				t.Logf("seed %d: used %.3f, extra loss %.4f, floor %.3f of %.3f", seed, m.util(s.link.police), m.lost(), f.c.LossFloor(), tc.link.meanLoss())
+				atLeast(t, "used", m.util(s.link.police), 0.94)
+				atMost(t, "extra loss", m.lost(), 0.05)
+				atMost(t, "floor", f.c.LossFloor(), tc.link.meanLoss()+0.025)
 			}
 		})
 	}
 }
 
+// TestFairness: 60 s beside one TCP flow on a clean link of 50 Mbit/s and 180 ms.
 func TestFairness(t *testing.T) {
 	clean := simLink{rate: 50e6, queue: 100 * ms, delay: 90 * ms}
 	for _, tc := range []struct {
@@ -140,7 +158,8 @@ func TestFairness(t *testing.T) {
 		{"bbr first", func() tcpControl { return newBBR() }, -10 * sec},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			for _, seed := range seeds(t, 4) {
+			var shares []float64
+			for _, seed := range seeds(t, 3) {
 				s := newSim(t, seed, clean)
 				f := newBondFlow(s, Config{})
 				r := newTCP(s, 1, tc.rival())
@@ -155,9 +174,19 @@ func TestFairness(t *testing.T) {
 				r.stop = true
 				s.run(s.now + 5*sec)
 				m2 := s.meter()
-				s.run(s.now + 10*sec)
-				t.Logf("seed %d: share %.3f of %.3f used, queue %v; 5 s after the rival left: %.3f, queue %v", seed, share, util, q.Round(ms), m2.util(50e6), m2.queue().Round(ms))
+				s.run(s.now + 4*sec)
+				t.Logf("seed %d: share %.3f of %.3f used, queue %v; 5 s after the rival left: used %.3f, queue %v", seed, share, util, q.Round(ms), m2.util(50e6), m2.queue().Round(ms))
+				shares = append(shares, share)
+				atLeast(t, "used", util, 0.93)
+				atLeast(t, "used after the rival left", m2.util(50e6), 0.75)
 			}
+			slices.Sort(shares)
+			median := shares[len(shares)/2]
+			t.Logf("median share %.3f", median)
+			atLeast(t, "median share", median, 0.35)
+			atMost(t, "median share", median, 0.65)
+			atLeast(t, "least share", shares[0], 0.25)
+			atMost(t, "greatest share", shares[len(shares)-1], 0.75)
 		})
 	}
 }

@@ -262,6 +262,7 @@ type bondFlow struct {
 	rtt     time.Duration
 	sentAt  [1 << 16]time.Duration // by number; 0 is not in flight
 	step    time.Duration
+	bunch   time.Duration // reports arrive together at multiples of it
 }
 
 func newBondFlow(s *sim, cfg Config) *bondFlow {
@@ -344,7 +345,11 @@ func (f *bondFlow) report() {
 	if f.s.rng.Float64() < f.s.link.back {
 		return
 	}
-	f.s.at(f.s.now+f.s.link.delay, func() {
+	arrives := f.s.now + f.s.link.delay
+	if f.bunch > 0 {
+		arrives = (arrives + f.bunch - 1) / f.bunch * f.bunch
+	}
+	f.s.at(arrives, func() {
 		if !fresh {
 			owdMin = owd
 		}
@@ -426,6 +431,21 @@ func (m meter) share(i int) float64 {
 	return (m.s.byFlow[i] - m.flow[i]) / max(m.s.carried-m.carried, 1)
 }
 
+func atLeast[T float64 | time.Duration](t *testing.T, what string, got, want T) {
+	t.Helper()
+	if got < want {
+		t.Errorf("%s %v, want at least %v", what, got, want)
+	}
+}
+
+func atMost[T float64 | time.Duration](t *testing.T, what string, got, want T) {
+	t.Helper()
+	if got > want {
+		t.Errorf("%s %v, want at most %v", what, got, want)
+	}
+}
+
+// trace prints the flow's state as time goes by when RATE_TRACE is set.
 func trace(s *sim, f *bondFlow, every time.Duration) {
 	if os.Getenv("RATE_TRACE") == "" {
 		return

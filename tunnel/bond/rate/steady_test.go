@@ -1,11 +1,16 @@
 package rate
 
 import (
+	"math"
 	"testing"
 	"time"
 )
 
-const ms = time.Millisecond
+const (
+	us  = time.Microsecond
+	ms  = time.Millisecond
+	sec = time.Second
+)
 
 var steadyLinks = []struct {
 	name string
@@ -30,13 +35,52 @@ func TestSteady(t *testing.T) {
 				f := newBondFlow(s, Config{})
 				f.start()
 				trace(s, f, 100*ms)
-				s.run(1 * time.Second)
+				s.run(1 * sec)
 				m0 := s.meter()
-				s.run(4 * time.Second)
+				s.run(4 * sec)
 				start := m0.util(tc.link.rate)
 				m := s.meter()
-				s.run(24 * time.Second)
-				t.Logf("seed %d: util 1-4 s %.3f, after %.3f, mean queue %v, overflow %.4f, floor %.3f of %.3f", seed, start, m.util(tc.link.rate), m.queue().Round(100*time.Microsecond), m.lost(), f.c.LossFloor(), tc.link.meanLoss())
+				s.run(24 * sec)
+				util, q := m.util(tc.link.rate), m.queue()
+				t.Logf("seed %d: used %.3f in seconds 1 to 4, %.3f in 4 to 24, mean queue %v, floor %.3f of %.3f",
+					seed, start, util, q.Round(100*us), f.c.LossFloor(), tc.link.meanLoss())
+				atLeast(t, "used in seconds 1 to 4", start, 0.8)
+				atLeast(t, "used", util, 0.97)
+				atMost(t, "mean queue", q, 10*ms)
+				atMost(t, "overflow", m.lost(), 0.005)
+				atMost(t, "error of the floor", math.Abs(f.c.LossFloor()-tc.link.meanLoss()), 0.015)
+			}
+		})
+	}
+}
+
+// TestReports: sparse, bunched and late reports make no difference.
+func TestReports(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		step  time.Duration
+		bunch time.Duration
+		back  float64
+	}{
+		{"every 20 ms, a tenth lost", 20 * ms, 0, 0.1},
+		{"bunched by 60 ms", 10 * ms, 60 * ms, 0},
+		{"half lost", 10 * ms, 0, 0.5},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			for _, seed := range seeds(t, 2) {
+				l := dynLinks[1].link
+				l.back = tc.back
+				s := newSim(t, seed, l)
+				f := newBondFlow(s, Config{})
+				f.step, f.bunch = tc.step, tc.bunch
+				f.start()
+				trace(s, f, 100*ms)
+				s.run(4 * sec)
+				m := s.meter()
+				s.run(20 * sec)
+				t.Logf("seed %d: used %.3f, queue %v", seed, m.util(l.rate), m.queue().Round(100*us))
+				atLeast(t, "used", m.util(l.rate), 0.97)
+				atMost(t, "mean queue", m.queue(), 10*ms)
 			}
 		})
 	}

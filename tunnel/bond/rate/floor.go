@@ -1,0 +1,92 @@
+package rate
+
+import "time"
+
+// tryFloor learns the floor of a path that has shown no queue. Loss may then be
+// a policer's, who drops all beyond his rate: it is the path's own only if it
+// was there at a lower rate already found to pass.
+func (c *Controller) tryFloor(now time.Time, m float64, ok bool) bool {
+	l, n := c.loss.episode(), float64(c.loss.packets)
+	if n < lossBlock {
+		return true
+	}
+	if c.trial == 0 {
+		c.tryBW = c.bw
+	}
+	expected := c.loss.floor + lossMargin
+	if c.loss.known() {
+		expected += 2 * c.loss.sigma(n)
+	}
+	switch {
+	case l < expected:
+		if l < c.loss.floor-lossMargin-2*c.loss.sigma(n) {
+			c.loss.accept(l) // the floor was some queue's or policer's
+		} else {
+			c.loss.fold(l, n)
+		}
+		if p := c.cruiseLoss; c.trial == 0 && p > l+lossMargin+2*c.loss.sigma(n) {
+			// Less came through at the higher rate than the floor explains.
+			c.policed = true
+			c.bw *= (1 - p) / (1 - l)
+		}
+	case c.trial > 0 && l > c.trial/2:
+		// No less at the lower rate: take the rate back as well.
+		if l > c.trial*3/4 {
+			c.bw = c.tryBW
+		}
+		c.loss.accept(l)
+	default:
+		c.trial = l
+		if ok {
+			c.bw = min(c.bw, c.average(maxSpan/2, m))
+		}
+		c.enter(now, down)
+		return false
+	}
+	c.trial, c.cruiseLoss = 0, 0
+	return true
+}
+
+// queueTrusted tells whether sending too much has lately shown as a queue.
+func (c *Controller) queueTrusted(now time.Time) bool {
+	return !c.policed && !c.queueSeen.IsZero() && now.Sub(c.queueSeen) < 15*time.Second
+}
+
+// judgeLoss looks for loss beyond the path's own. Once may be a burst: it only
+// makes the sender go Down and look again. What comes back is a policer, or a
+// queue too short to see, and what is gross needs no second look.
+func (c *Controller) judgeLoss(now time.Time, m float64, ok bool) bool {
+	excess, gross := c.loss.excess()
+	if !excess || !ok {
+		return false
+	}
+	c.upAt = now
+	if gross && !c.queueTrusted(now) || now.Sub(c.suspectAt) < suspectFor {
+		c.policed = true
+		c.suspectAt, c.queueSeen = time.Time{}, time.Time{}
+		c.bw = min(c.bw, m)
+	} else {
+		c.suspectAt = now
+		if c.state == up {
+			c.bw = min(c.bw, max(m, c.upFrom))
+		}
+	}
+	c.enter(now, down)
+	return true
+}
+
+// floorEligible tells whether loss reported now can only be the path's own:
+// the queue is short, and the sender has been well below the bandwidth for a
+// round trip, or is known to meet a queue before it meets a drop.
+func (c *Controller) floorEligible(now time.Time, s Sample) bool {
+	if c.compete || c.queue() > c.target()+6*time.Millisecond+c.delay.jitter() {
+		return false
+	}
+	switch c.state {
+	case down:
+		return c.marked && c.queueTrusted(now)
+	case cruise:
+		return c.queueTrusted(now) || s.AppLimited && c.loss.known()
+	}
+	return false
+}

@@ -40,7 +40,7 @@ type stage interface {
 // The demo's timetable. All in all it stays under 90 s on two cores.
 const (
 	directTime  = 9 * time.Second  // each direct leg is cut off after so long: all of it would take many minutes
-	legTimeout  = 60 * time.Second // a leg through Landbridge that takes longer has failed
+	legTimeout  = 40 * time.Second // a leg through Landbridge that takes longer has failed
 	darkRun     = 12 * time.Second // what the leg with the dark carrier should take: the archive is sent often enough
 	darkFor     = 3 * time.Second
 	darkAfter   = 0.3 // of the leg's bytes

@@ -38,3 +38,7 @@ func lacksKernel() string { return "network namespaces need Linux" }
 func openKernelStage(context.Context, Options) (stage, error) {
 	return nil, fmt.Errorf("lab: %w", wan.ErrUnsupported)
 }
+
+func openMemoryTunnel(context.Context, Options) (stage, error) {
+	return nil, fmt.Errorf("gateways: %w", wan.ErrUnsupported)
+}

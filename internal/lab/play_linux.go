@@ -32,7 +32,7 @@ func Up(ctx context.Context, o Options, progress io.Writer) (err error) {
 	if err := lab.waitReady(ctx, kernelNetwork{o}); err != nil {
 		return err
 	}
-	cold, err := lab.waitWarm(ctx)
+	cold, err := lab.waitWarm(ctx, warmTimeout)
 	if err != nil {
 		return err
 	}

@@ -79,7 +79,7 @@ func Run(ctx context.Context, o RunOptions, progress io.Writer) (res *Result, tr
 	if err := lab.waitReady(ctx, nw); err != nil {
 		return nil, nil, err
 	}
-	cold, err := lab.waitWarm(ctx)
+	cold, err := lab.waitWarm(ctx, warmTimeout)
 	if err != nil {
 		return nil, nil, err
 	}

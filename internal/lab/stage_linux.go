@@ -35,7 +35,7 @@ func openKernelStage(ctx context.Context, o Options) (stage, error) {
 	cold := ""
 	err = lab.waitReady(ctx, nw)
 	if err == nil {
-		cold, err = lab.waitWarm(ctx)
+		cold, err = lab.waitWarm(ctx, demoWarmTimeout)
 	}
 	if err != nil {
 		return nil, errors.Join(err, lab.down())

@@ -27,8 +27,8 @@ func (lab *Lab) fetch(ctx context.Context, node string) (admin.Status, error) {
 
 // waitWarm waits until every node says that its peers and paths are up and its lanes warm, and returns what was still
 // missing when the time was up.
-func (lab *Lab) waitWarm(ctx context.Context) (missing string, err error) {
-	for end := time.Now().Add(warmTimeout); ; {
+func (lab *Lab) waitWarm(ctx context.Context, limit time.Duration) (missing string, err error) {
+	for end := time.Now().Add(limit); ; {
 		missing = ""
 		for _, node := range lab.nodes() {
 			st, err := lab.fetch(ctx, node)

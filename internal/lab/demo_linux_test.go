@@ -175,3 +175,39 @@ func TestFetchNoticesFaults(t *testing.T) {
 		t.Errorf("refused dial: %+v", refused)
 	}
 }
+
+func TestMemoryTunnel(t *testing.T) {
+	st, err := openMemoryStage(t.Context(), Options{Scenario: "clean", Seed: testSeed(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := st.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	res, err := RunBulk(t.Context(), st, BulkOptions{Seed: testSeed(t), Window: 20 * time.Second, Bytes: 1_000_000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !res.SumOK || len(res.Errors) > 0 || res.Bytes != 1_000_000 {
+		t.Errorf("%+v", res)
+	}
+	stats, err := st.Stats()
+	if err != nil {
+		t.Fatal(err)
+	}
+	sent := uint64(0)
+	for _, l := range stats {
+		sent += l.BtoA.SentBytes
+	}
+	if len(stats) != len(carriers) || sent < 1_000_000 {
+		t.Errorf("the payload did not cross the border: %+v", stats)
+	}
+	if err := st.Darken("nowhere", true); err == nil {
+		t.Error("an unknown carrier was darkened")
+	}
+	if _, err := st.Dial(t.Context(), 9); err != nil {
+		t.Errorf("dial: %v", err) // accepted at once; the refusal comes as an end of the flow
+	}
+}

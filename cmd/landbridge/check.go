@@ -48,7 +48,7 @@ routes. Nothing is contacted and, without --local, the machine is not looked at,
 			}
 			fleet, err := config.Load(args[0])
 			if err != nil {
-				return cli.NotFound(err)
+				return err
 			}
 			names := []string{node}
 			if node == "" {
@@ -61,7 +61,7 @@ routes. Nothing is contacted and, without --local, the machine is not looked at,
 			for _, name := range names {
 				n, err := fleet.Node(name)
 				if err != nil {
-					return cli.Usage(err)
+					return err
 				}
 				printNode(out, n)
 				if local {
@@ -82,7 +82,7 @@ routes. Nothing is contacted and, without --local, the machine is not looked at,
 func checkAgent(out io.Writer, file string, local bool, ifs []config.Interface) error {
 	a, err := config.LoadAgent(file)
 	if err != nil {
-		return cli.NotFound(err)
+		return err
 	}
 	n, err := a.Node(ifs)
 	if err != nil {

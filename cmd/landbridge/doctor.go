@@ -88,15 +88,14 @@ func nodeOf(fleet, node, agent string) (*config.NodeConfig, error) {
 	if agent != "" {
 		a, err := config.LoadAgent(agent)
 		if err != nil {
-			return nil, cli.NotFound(err)
+			return nil, err
 		}
 		n, err := a.Node(nil)
 		return n, cli.Usage(err)
 	}
 	f, err := config.Load(fleet)
 	if err != nil {
-		return nil, cli.NotFound(err)
+		return nil, err
 	}
-	n, err := f.Node(node)
-	return n, cli.Usage(err)
+	return f.Node(node)
 }

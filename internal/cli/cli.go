@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"os/signal"
 	"runtime/debug"
@@ -70,7 +69,8 @@ func Code(err error) int {
 		return OK
 	case errors.As(err, &c):
 		return c.code
-	case errors.Is(err, config.ErrInvalid), errors.Is(err, config.ErrLocal),
+	case errors.Is(err, config.ErrInvalid), errors.Is(err, config.ErrLocal), errors.Is(err, config.ErrUnreadable),
+		errors.Is(err, config.ErrUnknownNode),
 		errors.Is(err, identity.ErrInvalidKey), errors.Is(err, identity.ErrPermissions), errors.Is(err, identity.ErrSelf):
 		return UsageError
 	case errors.Is(err, syscall.EPERM):
@@ -149,14 +149,6 @@ func flatten(err error) []error {
 		}
 		inner = next
 	}
-}
-
-// NotFound marks a missing or unreadable file as an error of the command line that named it.
-func NotFound(err error) error {
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
-		return Usage(err)
-	}
-	return err
 }
 
 // version is set by the build: -ldflags "-X .../internal/cli.version=v1.2.3".

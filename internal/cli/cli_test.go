@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -16,11 +17,13 @@ import (
 
 func TestCode(t *testing.T) {
 	_, invalid := config.Parse([]byte("x: 1"))
+	_, missing := config.Load(filepath.Join(t.TempDir(), "none.yaml"))
 	for _, tc := range []struct {
 		name string
 		err  error
 		want int
 	}{
+		{"no document", missing, UsageError},
 		{"nil", nil, OK},
 		{"any", errors.New("x"), Failure},
 		{"usage", fmt.Errorf("a: %w", Usage(errors.New("x"))), UsageError},

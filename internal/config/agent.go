@@ -47,7 +47,7 @@ type AgentGateway struct {
 func LoadAgent(path string) (*Agent, error) {
 	data, err := readFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("agent file: %w", err)
+		return nil, fmt.Errorf("agent file: %w", unreadable{err})
 	}
 	a, err := parseAgent(path, data)
 	if err != nil {

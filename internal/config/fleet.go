@@ -101,7 +101,7 @@ type Site struct {
 func Load(path string) (*Fleet, error) {
 	data, err := readFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("fleet document: %w", err)
+		return nil, fmt.Errorf("fleet document: %w", unreadable{err})
 	}
 	return parse(path, data)
 }

@@ -128,7 +128,7 @@ func (f *Fleet) Node(name string) (*NodeConfig, error) {
 		if advice == "" {
 			advice = "the fleet's gateways: " + join(gatewayNames(f))
 		}
-		return nil, hint.With(fmt.Errorf("node %q is no gateway of the fleet", name), "%s", advice)
+		return nil, hint.With(fmt.Errorf("node %q is %w", name, ErrUnknownNode), "%s", advice)
 	}
 	n := &NodeConfig{
 		Name: g.Name, Region: g.Region, PublicKey: g.PublicKey,

@@ -16,6 +16,18 @@ const maxProblems = 50
 // ErrInvalid marks every document that was refused; the single findings are *Problem values inside the error.
 var ErrInvalid = errors.New("invalid configuration")
 
+var (
+	// ErrUnreadable marks a document that could not be read at all.
+	ErrUnreadable = errors.New("cannot be read")
+	// ErrUnknownNode marks a node's name that the fleet document does not have.
+	ErrUnknownNode = errors.New("no gateway of the fleet")
+)
+
+// unreadable keeps the text of the system's error, which says it all.
+type unreadable struct{ error }
+
+func (u unreadable) Unwrap() []error { return []error{u.error, ErrUnreadable} }
+
 // A Problem is one finding in a document, with its place. Its text is one line.
 type Problem struct {
 	File         string // as given to Load

@@ -43,6 +43,9 @@ func (c *Controller) stepDrain(now time.Time, dt time.Duration, m float64, ok, b
 	if busy && c.delay.sudden() > c.noiseDelay()+10*time.Millisecond+2*c.delay.jitter() {
 		c.track(m, dt, 30*time.Millisecond)
 	}
+	if c.delay.sudden() > startupQueue+2*c.delay.jitter() {
+		c.queueSeen, c.policed = now, false
+	}
 	if ok && now.Sub(c.since) > c.delayWindow() {
 		if c.low == 0 && c.high == 0 {
 			c.low, c.high = c.delay.mean, c.delay.mean
@@ -110,10 +113,13 @@ func (c *Controller) stepDown(now time.Time, m float64, ok bool) {
 		return
 	}
 	c.downAt = now
-	c.downs++
 	c.deep = max(c.deep-1, 0)
 	x := min(c.delay.over(), time.Millisecond+5*c.delay.jitter()/2)
-	c.noise += (seconds(x) - c.noise) * 0.4
+	w := 0.35
+	if c.downs++; c.downs == 1 {
+		w = 0.7 // nothing was known
+	}
+	c.noise += (seconds(x) - c.noise) * w
 	if c.policed {
 		c.enter(now, cruise)
 	} else {
@@ -197,6 +203,8 @@ func (c *Controller) stepUp(now time.Time, m float64, app, ok, busy bool) {
 		if c.pulsed {
 			c.enter(now, drain)
 		} else {
+			// Full, or nearly: bw was too low to keep a queue.
+			c.bw *= upNudge
 			c.enter(now, cruise)
 		}
 		return

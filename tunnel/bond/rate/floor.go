@@ -61,12 +61,17 @@ func (c *Controller) judgeLoss(now time.Time, m float64, ok bool) bool {
 		return false
 	}
 	c.upAt = now
-	if gross && !c.queueTrusted(now) || now.Sub(c.suspectAt) < suspectFor {
+	if now.Sub(c.suspectAt) > suspectFor {
+		c.suspects = 0
+	}
+	c.suspects++
+	c.suspectAt = now
+	trusted := c.queueTrusted(now)
+	if !trusted && (gross || c.suspects >= suspectTimes) || c.suspects >= trustedTimes {
 		c.policed = true
-		c.suspectAt, c.queueSeen = time.Time{}, time.Time{}
+		c.suspects, c.queueSeen = 0, time.Time{}
 		c.bw = min(c.bw, m)
 	} else {
-		c.suspectAt = now
 		if c.state == up {
 			c.bw = min(c.bw, max(m, c.upFrom))
 		}

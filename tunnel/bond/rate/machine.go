@@ -50,6 +50,8 @@ const (
 	enoughDeficit = 0.4
 	upPulse       = 40 * time.Millisecond // at upGain: a queue of 10 ms if the link is full
 
+	upNudge = 1.01
+
 	// maxSpan is the longest time a rate is averaged over.
 	maxSpan = 500 * time.Millisecond
 
@@ -67,6 +69,10 @@ const (
 	episodePackets = 2000
 	// suspectFor is how soon loss must recur to be believed.
 	suspectFor = 3 * time.Second
+	// suspectTimes is how often, and trustedTimes on a path that has lately
+	// shown a queue before loss.
+	suspectTimes = 2
+	trustedTimes = 4
 
 	// idleTrust is the idle time after which the estimate is no longer sent at
 	// at once; the rest of it is ramped up to.
@@ -100,6 +106,7 @@ type machine struct {
 	credited bool // bw counts the path's own loss
 	// suspectAt is when loss was last over the floor, not yet confirmed.
 	suspectAt time.Time
+	suspects  int
 	policed   bool // the last Up met loss instead of queue
 	cutAt     time.Time
 	ramp      float64 // bytes/s limit after an idle time; 0 is none

@@ -170,7 +170,7 @@ func (c *Controller) stepCruise(now time.Time, dt time.Duration, m float64, app,
 		c.enter(now, down)
 		return
 	}
-	if app || !ok {
+	if app || !ok || now.Sub(c.markedAt) < ceQuiet {
 		c.lowSince = time.Time{}
 		return
 	}

@@ -50,6 +50,8 @@ const (
 	enoughDeficit = 0.4
 	upPulse       = 40 * time.Millisecond // at upGain: a queue of 10 ms if the link is full
 
+	ceCut   = 0.9
+	ceQuiet = time.Second // after a mark without probing for more
 	upNudge = 1.01
 
 	// maxSpan is the longest time a rate is averaged over.
@@ -111,6 +113,7 @@ type machine struct {
 	cutAt     time.Time
 	ramp      float64 // bytes/s limit after an idle time; 0 is none
 	rampAt    time.Time
+	markedAt  time.Time // the last ECN-CE
 
 	qSlow       float64 // the queue in Cruise, averaged over a second
 	trial       float64 // loss at the last, higher rate tried to learn the floor
@@ -179,6 +182,25 @@ func (c *Controller) loop() time.Duration {
 	return c.roundTrip() + c.delayWindow() + 30*time.Millisecond
 }
 
+// stepCE answers ECN marks: a tenth less a round trip, and no probing for more
+// while they last.
+func (c *Controller) stepCE(now time.Time) {
+	c.markedAt = now
+	if now.Sub(c.cutAt) <= c.roundTrip() {
+		return
+	}
+	c.cutAt = now
+	c.bw *= ceCut
+	switch c.state {
+	case startup:
+		c.bw = min(c.bw, c.average(c.rateWindow(), c.bw))
+		c.enter(now, drain)
+	case up:
+		c.upAt = now
+		c.enter(now, cruise)
+	}
+}
+
 func (c *Controller) step(now time.Time, s Sample, dt time.Duration) {
 	if c.since.IsZero() {
 		c.since, c.roundAt, c.downAt, c.upAt = now, now, now, now
@@ -206,9 +228,8 @@ func (c *Controller) step(now time.Time, s Sample, dt time.Duration) {
 	if c.ramp > 0 {
 		c.stepRamp(now)
 	}
-	if s.CE > 0 && now.Sub(c.cutAt) > c.roundTrip() {
-		c.cutAt = now
-		c.bw *= 0.9
+	if s.CE > 0 && !c.compete {
+		c.stepCE(now)
 	}
 	switch {
 	case c.compete:

@@ -262,6 +262,7 @@ type bondFlow struct {
 	rtt     time.Duration
 	sentAt  [1 << 16]time.Duration // by number; 0 is not in flight
 	step    time.Duration
+	ce      int           // marks in each report
 	bunch   time.Duration // reports arrive together at multiples of it
 }
 
@@ -359,6 +360,7 @@ func (f *bondFlow) report() {
 			OWD:              owd,
 			OWDMin:           owdMin,
 			AppLimited:       f.hungry,
+			CE:               f.ce,
 		}
 		f.hungry = false
 		if f.repAny {

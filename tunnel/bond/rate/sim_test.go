@@ -385,6 +385,9 @@ func (f *bondFlow) report() {
 	})
 }
 
+// maxSeeds bounds what the tests ask for.
+var maxSeeds = 1 << 20
+
 // seeds are that of TEST_SEED, or 1 to TEST_SEEDS, or 1 to n.
 func seeds(t testing.TB, n int) []uint64 {
 	if v := os.Getenv("TEST_SEED"); v != "" {
@@ -394,6 +397,7 @@ func seeds(t testing.TB, n int) []uint64 {
 		}
 		return []uint64{x}
 	}
+	n = min(n, maxSeeds)
 	if v := os.Getenv("TEST_SEEDS"); v != "" {
 		x, err := strconv.Atoi(v)
 		if err != nil || x < 1 {

@@ -157,9 +157,9 @@ func (f *endFlow) upload() (stoppedEarly bool) {
 			}
 			return false
 		default:
-			// What was read before the reset arrives before it.
+			// What was read before the reset arrives before it: the other code would overtake it.
 			c := connCode(err)
-			f.hop.recv.cancel(c)
+			f.hop.recv.cancel(CodeNotRead)
 			send.reset(c)
 			f.abort(c)
 			return false

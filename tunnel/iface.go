@@ -7,25 +7,20 @@ import (
 	"time"
 
 	"github.com/quic-go/quic-go"
+
+	"github.com/landbridge/landbridge/tunnel/bond"
 )
 
 // Class is the treatment a flow or a lane gets.
-type Class uint8
+type Class = bond.Class
 
 // Classes, most urgent first.
 const (
-	Realtime Class = iota
-	Interactive
-	Bulk
-	numClasses
+	Realtime    = bond.Realtime
+	Interactive = bond.Interactive
+	Bulk        = bond.Bulk
+	numClasses  = Bulk + 1
 )
-
-func (c Class) String() string {
-	if c < numClasses {
-		return [...]string{"realtime", "interactive", "bulk"}[c]
-	}
-	return "unknown"
-}
 
 // Lane is one packet channel of a bond: the net.PacketConn under one QUIC connection.
 type Lane interface {
@@ -53,6 +48,37 @@ type Session interface {
 // SessionSource delivers each new session with a peer once. A new session replaces the one before it.
 type SessionSource interface {
 	AcceptSession(context.Context) (Session, error)
+}
+
+// Sessions delivers the sessions of a bond.
+func Sessions(b *bond.Bond) SessionSource { return bondSource{b} }
+
+type bondSource struct{ b *bond.Bond }
+
+func (s bondSource) AcceptSession(ctx context.Context) (Session, error) {
+	ses, err := s.b.AcceptSession(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return bondSession{ses}, nil
+}
+
+type bondSession struct{ *bond.Session }
+
+func (s bondSession) OpenLane(c Class) (Lane, error) {
+	l, err := s.Session.OpenLane(c)
+	if err != nil {
+		return nil, err // no Lane around a nil pointer
+	}
+	return l, nil
+}
+
+func (s bondSession) AcceptLane(ctx context.Context) (Lane, error) {
+	l, err := s.Session.AcceptLane(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return l, nil
 }
 
 // Conn is a customer's connection. *net.TCPConn with [WrapConn] is one.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -65,11 +64,14 @@ type lane struct {
 
 	window   atomic.Int64 // connection receive window, taken from the budget
 	draining atomic.Bool
-	drained  time.Time // since when a draining lane has no flows; only the session's manager looks
+	drained  time.Time   // since when a draining lane has no flows; only the session's manager looks
+	doneSent bool        // the peer knows that; only the manager looks
+	peerDone atomic.Bool // the peer has no flows on the draining lane either
 	warm     warmer
 	low      int // manager ticks in a row in which the congestion window was too small
 
-	closeOnce sync.Once
+	closing atomic.Bool
+	closed  chan struct{}
 }
 
 func (l *lane) String() string { return l.class.String() + " lane to " + l.ses.peer.name }
@@ -133,7 +135,7 @@ func (s *session) quicConfig(l *lane) *quic.Config {
 
 // connect runs the QUIC handshake over a lane: it dials if the session's initiator, else it accepts.
 func (s *session) connect(ctx context.Context, ln Lane, dial bool) (*lane, error) {
-	l := &lane{ses: s, l: ln, class: ln.Class(), tr: &quic.Transport{Conn: ln}}
+	l := &lane{ses: s, l: ln, class: ln.Class(), tr: &quic.Transport{Conn: ln}, closed: make(chan struct{})}
 	conf := s.quicConfig(l)
 	var err error
 	if dial {
@@ -163,15 +165,18 @@ func accept(ctx context.Context, tr *quic.Transport, conf *tls.Config, qc *quic.
 
 // close ends the connection and the lane, and waits for both.
 func (l *lane) close(code quic.ApplicationErrorCode, why string) {
-	l.closeOnce.Do(func() {
-		if l.conn != nil {
-			l.warm.stop()
-			_ = l.conn.CloseWithError(code, why) // waits for the connection; its error is the close itself
-		}
-		_ = l.l.Close()  // before the transport, which waits for a read of the lane to return
-		_ = l.tr.Close() // nothing left to report
-		l.ses.node.budget.give(l.window.Load())
-	})
+	if l.closing.Swap(true) {
+		<-l.closed // not a sync.Once, whose waiters virtual time does not see
+		return
+	}
+	defer close(l.closed)
+	if l.conn != nil {
+		l.warm.stop()
+		_ = l.conn.CloseWithError(code, why) // waits for the connection; its error is the close itself
+	}
+	_ = l.l.Close()  // before the transport, which waits for a read of the lane to return
+	_ = l.tr.Close() // nothing left to report
+	l.ses.node.budget.give(l.window.Load())
 }
 
 // run serves the streams the peer opens, until the connection ends.

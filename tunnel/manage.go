@@ -41,8 +41,8 @@ func (s *session) manage() {
 		}
 		var next *lane
 		for _, l := range lanes {
-			if a := seen[l]; !l.draining.Load() && l.alive() && a.quiet >= idleTicks && (l.class != Bulk || quietBulk) &&
-				l.warm.attempts.Load() < warmAttempts && l.warm.cold() && (next == nil || l.class < next.class) {
+			if a := seen[l]; !s.node.cfg.NoWarmUp && !l.draining.Load() && l.alive() && a.quiet >= idleTicks && (l.class != Bulk || quietBulk) &&
+				!l.warm.stunted.Load() && l.warm.attempts.Load() < warmAttempts && l.warm.cold() && (next == nil || l.class < next.class) {
 				next = l
 			}
 		}
@@ -92,31 +92,53 @@ func (s *session) checkLane(l *lane) {
 			l.drained = time.Time{}
 		case l.drained.IsZero():
 			l.drained = now
-		case s.s.Initiator() && now.Sub(l.drained) >= drainGrace:
+		case now.Sub(l.drained) < drainGrace:
+		case !s.s.Initiator():
+			// The peer may have sent all of a flow that this side has not read yet: only both can tell.
+			if !l.doneSent {
+				l.doneSent = true
+				l.signal(uniDone)
+			}
+		case l.peerDone.Load():
 			s.wg.Go(func() { l.close(closeDone, "drained") })
 		}
 		return
 	}
-	if l.class != Bulk || !l.alive() {
+	if !l.alive() || l.class == Realtime {
 		return
 	}
-	// What the bond can carry, or what a lane can at most; three quarters, as the estimate moves.
-	want := min(s.bdp(), uint64(quicMaxWindow*l.l.MaxPacketSize())*3/4) * 3 / 4
+	want := l.warm.need()
 	st := l.conn.ConnectionStats()
-	// Without loss the window is still growing, as fast as a new lane's would: nothing to gain.
-	if want == 0 || st.CongestionWindow >= want || st.PacketsLost == 0 || l.warm.running.Load() {
+	if want == 0 || st.CongestionWindow >= want || l.warm.running.Load() {
 		l.low = 0
 		return
 	}
-	if l.low++; l.low < lowTicks || now.Sub(s.lastReplaced) < replaceInterval {
-		return
+	if l.warm.stunted.Load() {
+		if wait := replaceInterval; s.stunted >= stuntedMost && now.Sub(s.lastReplaced) < wait {
+			return
+		}
+		s.stunted++
+	} else {
+		// Without loss the window is still growing, as fast as a new lane's would: nothing to gain.
+		if st.PacketsLost == 0 || l.class != Bulk {
+			l.low = 0
+			return
+		}
+		if l.low++; l.low < lowTicks || now.Sub(s.lastReplaced) < replaceInterval {
+			return
+		}
 	}
 	s.lastReplaced = now
 	s.node.stats.replaced.Add(1)
 	s.node.log.Info("lane replaced", "peer", s.peer.name, "class", l.class, "window", st.CongestionWindow, "needed", want)
 	s.drain(l)
-	if str, err := l.conn.OpenUniStream(); err == nil { // fails only with the lane
-		_, _ = str.Write([]byte{uniDrain})
+	l.signal(uniDrain)
+}
+
+// signal opens a stream that is nothing but its kind. It fails only with the lane.
+func (l *lane) signal(kind byte) {
+	if str, err := l.conn.OpenUniStream(); err == nil {
+		_, _ = str.Write([]byte{kind})
 		_ = str.Close()
 	}
 }

@@ -70,6 +70,8 @@ type Config struct {
 	// ElephantBytes is how much a direction of a flow carries on an interactive lane before it moves to a bulk lane;
 	// 0 means the default.
 	ElephantBytes int64
+	// NoWarmUp sends no filler on idle lanes, for links that are paid by the byte; the first elephants start slower.
+	NoWarmUp bool
 	// NoCompression sends every flow that begins here as it is.
 	NoCompression bool
 }

@@ -113,6 +113,12 @@ func (f *relayFlow) ended(recv *recvHalf, send *sendHalf, err error) {
 		send.cancel(c) // a reset frame cannot stand in the middle of another
 	} else {
 		send.reset(c)
+		// The other code would overtake what arrives before the reset.
+		for _, h := range []*hop{f.in, f.out} {
+			if h.send == send {
+				h.recv.cancel(CodeNotRead)
+			}
+		}
 	}
 	f.abort(c)
 }

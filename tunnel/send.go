@@ -191,5 +191,5 @@ func (s *sendHalf) cancel(c Code) {
 // stopped reports whether err says that the other end takes no more data, while the flow's other direction may go on.
 func stopped(err error) bool {
 	var re *ResetError
-	return errors.As(err, &re) && re.Remote && re.Code != CodeStalled
+	return errors.As(err, &re) && re.Remote && re.Code == CodeNotRead
 }

@@ -30,9 +30,13 @@ const (
 	lowTicks = 6
 	// replaceInterval bounds how often lanes are replaced: replacing costs a handshake and a warm-up.
 	replaceInterval = 10 * time.Second
+	// stuntedMost lanes of a session that could not be warmed are replaced at once, more every replaceInterval.
+	stuntedMost = 12
 
 	retryFirst = 100 * time.Millisecond
 	retryMost  = 2 * time.Second
+	// settled is how long a lane lives before its end is no failure to open it.
+	settled = 5 * time.Second
 )
 
 // Kinds of unidirectional streams: the first byte.
@@ -41,6 +45,7 @@ const (
 	uniContinuation            // a direction of a flow that moved
 	uniControl                 // hello and routes
 	uniDrain                   // open no more flows on this lane
+	uniDone                    // the sender has no more flows on this draining lane
 )
 
 // continuationHeader: kind 1, flow id 8, direction 1.
@@ -70,7 +75,8 @@ type session struct {
 	hops   map[*hop]struct{}
 	parked map[flowKey]*parkedStream
 
-	lastReplaced time.Time // only the manager looks
+	lastReplaced time.Time
+	stunted      int // lanes replaced because they could not be warmed // only the manager looks
 }
 
 type parkedStream struct {
@@ -85,7 +91,7 @@ func newSession(n *Node, p *peer, s Session) *session {
 		warmed: make(chan struct{}, 1),
 		flows:  map[flowKey]*recvHalf{}, hops: map[*hop]struct{}{}, parked: map[flowKey]*parkedStream{},
 	}
-	ses.ctx, ses.cancel = context.WithCancel(n.ctx)
+	ses.ctx, ses.cancel = context.WithCancel(p.ctx)
 	return ses
 }
 
@@ -94,10 +100,11 @@ func (s *session) run() {
 	log := s.node.log.With("peer", s.peer.name)
 	log.Info("session up", "initiator", s.s.Initiator())
 	if s.s.Initiator() {
-		for class, n := range map[Class]int{Interactive: s.node.cfg.Lanes.Interactive, Bulk: s.node.cfg.Lanes.Bulk} {
-			for range n {
-				s.wg.Go(func() { s.keepLane(class) })
-			}
+		for range s.node.cfg.Lanes.Interactive {
+			s.wg.Go(func() { s.keepLane(Interactive) })
+		}
+		for range s.node.cfg.Lanes.Bulk {
+			s.wg.Go(func() { s.keepLane(Bulk) })
 		}
 	} else {
 		s.wg.Go(s.acceptLanes)
@@ -111,6 +118,8 @@ func (s *session) run() {
 	case <-s.ctx.Done():
 		if s.node.ctx.Err() != nil {
 			code, flowCode, why = closeNode, CodeShutdown, "node stopped"
+		} else if s.peer.ctx.Err() != nil {
+			why = "peer removed"
 		}
 	}
 	flows := s.end(code, flowCode, why)
@@ -161,8 +170,18 @@ func (s *session) keepLane(class Class) {
 			retry = min(2*retry, retryMost)
 			continue
 		}
-		retry = retryFirst
+		began := time.Now()
 		s.serve(l)
+		if l.alive() || time.Since(began) > settled {
+			retry = retryFirst
+			continue
+		}
+		// The peer closed it at once: its certificate or ours is refused after the dialling side's handshake.
+		select {
+		case <-s.ctx.Done():
+		case <-time.After(retry):
+		}
+		retry = min(2*retry, retryMost)
 	}
 }
 
@@ -351,6 +370,9 @@ func (s *session) handleUni(l *lane, str *quic.ReceiveStream) {
 	case uniDrain:
 		str.CancelRead(quic.StreamErrorCode(CodeNotRead))
 		s.drain(l)
+	case uniDone:
+		str.CancelRead(quic.StreamErrorCode(CodeNotRead))
+		l.peerDone.Store(true)
 	default:
 		str.CancelRead(quic.StreamErrorCode(CodeVersion))
 	}

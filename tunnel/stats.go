@@ -47,7 +47,7 @@ type Stats struct {
 // PeerStats is a snapshot of one peer.
 type PeerStats struct {
 	Name    string      `json:"name"`
-	Up      bool        `json:"up"` // has a session with at least one lane
+	Up      bool        `json:"up"` // has said hello and has at least one lane
 	Since   time.Time   `json:"since,omitzero"`
 	Version string      `json:"version,omitempty"` // of the peer's software
 	Lanes   []LaneStats `json:"lanes,omitempty"`
@@ -103,7 +103,8 @@ func (p *peer) stats() PeerStats {
 		return ps
 	}
 	ps.Since = s.began
-	if h := s.hello.Load(); h != nil {
+	h := s.hello.Load()
+	if h != nil {
 		ps.Version = h.Version
 	}
 	s.mu.Lock()
@@ -118,7 +119,7 @@ func (p *peer) stats() PeerStats {
 		})
 	}
 	slices.SortStableFunc(ps.Lanes, func(a, b LaneStats) int { return -cmp.Compare(a.Class, b.Class) })
-	ps.Up = len(ps.Lanes) > 0
+	ps.Up = h != nil && len(ps.Lanes) > 0
 	return ps
 }
 

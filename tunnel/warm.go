@@ -22,6 +22,10 @@ const (
 	warmTime     = 8 * time.Second
 	warmBytes    = 96 << 20
 	warmAttempts = 6
+	// warmGrowth in stuntedAfter is the least growth of a window in slow start, also while the lane below trains QUIC to
+	// bear late packets. Slower means that slow start has ended for good: only another lane can do better.
+	warmGrowth   = 1.2
+	stuntedAfter = 2500 * time.Millisecond
 	// warmPoll is how often a filler looks at the window.
 	warmPoll = 20 * time.Millisecond
 	// warmUrgency is quic-go's last: filler goes out only when the connection has nothing else.
@@ -33,6 +37,7 @@ type warmer struct {
 	l        *lane
 	running  atomic.Bool
 	attempts atomic.Int32 // that no flow interrupted
+	stunted  atomic.Bool  // the window stopped growing below its target
 	filled   atomic.Int64
 
 	mu   sync.Mutex
@@ -51,9 +56,18 @@ func (w *warmer) target() uint64 {
 	return min(max(warmFactor*w.l.ses.bdp(), warmFloor), most)
 }
 
+// need is the congestion window without which the lane is not worth keeping, in bytes; 0 is not known. For bulk it is
+// what the bond carries, or a lane can at most; three quarters, as the estimate moves.
+func (w *warmer) need() uint64 {
+	if w.l.class != Bulk {
+		return warmInteractive / 4
+	}
+	return min(w.l.ses.bdp(), uint64(quicMaxWindow*w.l.l.MaxPacketSize())*3/4) * 3 / 4
+}
+
 func (w *warmer) cold() bool { return w.l.conn.ConnectionStats().CongestionWindow < w.target() }
 
-// fill sends filler until the window is large enough, the bounds are reached or stop is called.
+// fill sends filler until the window is large enough or grows no more, the bounds are reached or stop is called.
 func (w *warmer) fill() {
 	w.mu.Lock()
 	if !w.l.alive() || w.running.Load() {
@@ -100,10 +114,17 @@ func (w *warmer) fill() {
 	defer tick.Stop()
 	limit := time.NewTimer(warmTime)
 	defer limit.Stop()
+	best, grew := uint64(0), time.Now()
 	for done := false; !done; {
 		select {
-		case <-tick.C:
+		case now := <-tick.C:
 			done = !w.cold() || sent.Load() >= warmBytes || !w.l.alive()
+			if cw := w.l.conn.ConnectionStats().CongestionWindow; float64(cw) > warmGrowth*float64(best) {
+				best, grew = cw, now
+			} else if now.Sub(grew) > stuntedAfter {
+				done = true
+				w.stunted.Store(true)
+			}
 		case <-limit.C:
 			done = true
 		case <-quit:

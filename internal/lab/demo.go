@@ -150,6 +150,9 @@ func (d *demo) run(ctx context.Context, dir string) error {
 			if err != nil {
 				return err
 			}
+			if d.report.Failed() != "" {
+				return nil // the rest would show nothing more
+			}
 			if a == packed {
 				rate, busiest = res.Goodput, largest(res.Shares)
 			}
@@ -240,7 +243,7 @@ func (d *demo) move(ctx context.Context, st stage, l leg) (*Leg, error) {
 		return nil, err
 	}
 	res.SHA256OK = got.bytes > 0 && want == got.sum
-	if !res.Complete && res.Goodput > 0 {
+	if !res.Complete && res.Error == "" && res.Goodput > 0 {
 		res.WouldTake = round(float64(total)*8/1e6/res.Goodput, 0)
 	}
 	res.wire(pathResults(before, after, l.carriers))

@@ -111,7 +111,7 @@ func TestDemoLegsOverMemory(t *testing.T) {
 		for _, l := range []leg{
 			{title: "whole", via: ViaDirect, archive: plain, times: 1, carriers: []string{"cm"}, cutOff: 20 * time.Second},
 			{title: "cut off", via: ViaDirect, archive: plain, times: 20, carriers: []string{"cm"}, cutOff: time.Second},
-			{title: "dark", via: ViaDirect, archive: plain, times: 6, carriers: []string{"cm"}, cutOff: 2 * time.Second, dark: "cm"},
+			{title: "dark", via: ViaDirect, archive: plain, times: 12, carriers: []string{"cm"}, cutOff: 2500 * time.Millisecond, dark: "cm"},
 		} {
 			if _, err := d.move(context.Background(), st, l); err != nil {
 				return err
@@ -177,7 +177,7 @@ func TestFetchNoticesFaults(t *testing.T) {
 }
 
 func TestMemoryTunnel(t *testing.T) {
-	st, err := openMemoryStage(t.Context(), Options{Scenario: "clean", Seed: testSeed(t)})
+	st, err := startMemoryTunnel(t.Context(), normalised(t, Options{Scenario: "clean", Seed: testSeed(t)}))
 	if err != nil {
 		t.Fatal(err)
 	}

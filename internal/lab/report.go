@@ -175,15 +175,33 @@ func (p *page) words() {
 	if times > 0 {
 		p.Tiles = append(p.Tiles, tile{rateNumber(times), "times", "as fast", ""})
 	}
-	p.Sentence = fmt.Sprintf("The same %.0f MB archive took %s through Landbridge.",
-		float64(through.Total)/1e6, spanText(seconds(through.Seconds)))
-	if direct.WouldTake > 0 {
+	switch {
+	case !through.Complete:
+		p.Sentence = fmt.Sprintf("Of an archive of %.0f MB, %.1f MB arrived through Landbridge in %s.",
+			float64(through.Total)/1e6, float64(through.Bytes)/1e6, spanText(seconds(through.Seconds)))
+	case direct.WouldTake > 0:
 		p.Sentence = fmt.Sprintf("An archive of %.0f MB that would take %s directly took %s through Landbridge.",
 			float64(through.Total)/1e6, spanText(seconds(direct.WouldTake)), spanText(seconds(through.Seconds)))
+	default:
+		p.Sentence = fmt.Sprintf("An archive of %.0f MB took %s directly and %s through Landbridge.",
+			float64(through.Total)/1e6, spanText(seconds(direct.Seconds)), spanText(seconds(through.Seconds)))
 	}
 	if dark != nil {
 		p.Tiles = append(p.Tiles, tile{fmt.Sprintf("%.0f", dark.StallMSMax), "ms", "longest stall with " + dark.Dark + " dark", ""})
 	}
+}
+
+// extent says how far a transfer came.
+func extent(l *Leg) string {
+	switch {
+	case l.Error != "":
+		return fmt.Sprintf("failed after %s with %.1f of %.0f MB", spanText(seconds(l.Seconds)), float64(l.Bytes)/1e6, float64(l.Total)/1e6)
+	case !l.Complete:
+		return fmt.Sprintf("cut off after %s with %.1f of %.0f MB", spanText(seconds(l.Seconds)), float64(l.Bytes)/1e6, float64(l.Total)/1e6)
+	case !l.SHA256OK:
+		return "complete after " + spanText(seconds(l.Seconds)) + ", but not what was sent"
+	}
+	return "complete after " + spanText(seconds(l.Seconds)) + ", with the right SHA-256"
 }
 
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
@@ -200,10 +218,9 @@ func (p *page) charts() {
 			},
 		}
 		p.Charts = append(p.Charts, pageChart{
-			Title: "Goodput, Mbit/s",
-			Caption: fmt.Sprintf("Payload as it reaches the client, gzip archive. Directly: cut off after %.0f s with %.1f of %.0f MB; through Landbridge: complete after %s.",
-				direct.Seconds, float64(direct.Bytes)/1e6, float64(direct.Total)/1e6, spanText(seconds(through.Seconds))),
-			Legend: c.legend(), SVG: c.draw(),
+			Title:   "Goodput, Mbit/s",
+			Caption: "Payload as it reaches the client, gzip archive. Directly: " + extent(direct) + "; through Landbridge: " + extent(through) + ".",
+			Legend:  c.legend(), SVG: c.draw(),
 		})
 	}
 	if through != nil && through.Trace != nil {
@@ -218,8 +235,8 @@ func (p *page) charts() {
 		c := shareChart(dark)
 		p.Charts = append(p.Charts, pageChart{
 			Title: "The same with " + dark.Dark + " going dark",
-			Caption: fmt.Sprintf("Carrier %s delivers nothing in the shaded interval. The transfer went on and ended with the right SHA-256; the longest time without new payload was %.0f ms.",
-				dark.Dark, dark.StallMSMax),
+			Caption: fmt.Sprintf("Carrier %s delivers nothing in the shaded interval. The transfer: %s; the longest time without new payload was %.0f ms.",
+				dark.Dark, extent(dark), dark.StallMSMax),
 			Legend: c.legend(), SVG: c.draw(),
 		})
 	}
@@ -240,7 +257,7 @@ func shareChart(l *Leg) chart {
 	c := chart{label: "Each carrier's share over time", stacked: true, bands: l.Trace.Marks}
 	for _, name := range carriers {
 		if t := l.Trace.Carriers[name]; t != nil {
-			c.series = append(c.series, series{name, name, l.Trace.Seconds, t.Mbit})
+			c.series = append(c.series, series{name, name, l.Trace.Seconds, smooth(t.Mbit, 3)})
 		}
 	}
 	c.overlay = &series{"payload at the client", "payload", l.Trace.Seconds, smooth(l.Trace.GoodputMbit, 3)}

@@ -166,6 +166,15 @@ func TestReportFilesRoundTrip(t *testing.T) {
 }
 
 func TestReportFails(t *testing.T) {
+	var page bytes.Buffer
+	bad := sampleReport(1)
+	bad.Legs[2].Error, bad.Legs[2].Complete = "connection reset", false
+	if err := WritePage(&page, bad); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(page.String(), "This run failed") || strings.Contains(page.String(), "complete after 12.2 s") {
+		t.Error("the page praises a transfer that failed")
+	}
 	for name, spoil := range map[string]func(*Report){
 		"wrong sum":  func(r *Report) { r.Legs[0].SHA256OK = false },
 		"incomplete": func(r *Report) { r.Legs[1].Complete = false },

@@ -26,8 +26,20 @@ type memoryTunnel struct {
 	cold     string
 }
 
-// openMemoryTunnel starts both gateways from a fleet document and waits until the tunnel is warm.
-func openMemoryTunnel(ctx context.Context, o Options) (_ stage, err error) {
+// openMemoryTunnel starts the tunnel and waits until it is warm.
+func openMemoryTunnel(ctx context.Context, o Options) (stage, error) {
+	m, err := startMemoryTunnel(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.waitWarm(ctx); err != nil {
+		return nil, errors.Join(err, m.Close())
+	}
+	return m, nil
+}
+
+// startMemoryTunnel starts both gateways from a fleet document.
+func startMemoryTunnel(ctx context.Context, o Options) (_ *memoryTunnel, err error) {
 	o.NoAgent = true
 	border, err := newMemoryBorder(o)
 	if err != nil {
@@ -62,9 +74,6 @@ func openMemoryTunnel(ctx context.Context, o Options) (_ stage, err error) {
 		}); err != nil {
 			return nil, fmt.Errorf("gateway %s: %w", name, err)
 		}
-	}
-	if err := m.waitWarm(ctx); err != nil {
-		return nil, err
 	}
 	return m, nil
 }

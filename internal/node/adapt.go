@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"sync/atomic"
 
 	"github.com/landbridge/landbridge/tunnel"
 	"github.com/landbridge/landbridge/tunnel/bond"
@@ -15,15 +16,19 @@ func (s sessionSource) AcceptSession(ctx context.Context) (tunnel.Session, error
 	if err != nil {
 		return nil, err
 	}
-	return session{ses}, nil
+	return &session{Session: ses}, nil
 }
 
-type session struct{ *bond.Session }
+type session struct {
+	*bond.Session
+	opened atomic.Bool
+}
 
-// OpenLane opens a bulk lane only when the paths' rates are known: its QUIC connection would take the queues of the
-// search for them for its own.
-func (s session) OpenLane(c tunnel.Class) (tunnel.Lane, error) {
-	if c == tunnel.Bulk {
+// OpenLane opens one interactive lane at once and all others only when the paths' rates are known: their QUIC
+// connections would take the queues of the search for them for their own and stop growing. The first one does, and is
+// replaced then.
+func (s *session) OpenLane(c tunnel.Class) (tunnel.Lane, error) {
+	if c != tunnel.Interactive || s.opened.Swap(true) {
 		select {
 		case <-s.Started():
 		case <-s.Done():
@@ -36,7 +41,7 @@ func (s session) OpenLane(c tunnel.Class) (tunnel.Lane, error) {
 	return lane{l}, nil
 }
 
-func (s session) AcceptLane(ctx context.Context) (tunnel.Lane, error) {
+func (s *session) AcceptLane(ctx context.Context) (tunnel.Lane, error) {
 	l, err := s.Session.AcceptLane(ctx)
 	if err != nil {
 		return nil, err

@@ -387,6 +387,9 @@ func (s *Session) reportDue() bool {
 // onReport takes the peer's view of what arrived. Called with mu held.
 func (s *Session) onReport(now time.Time, at stamp, no uint32, r *report) {
 	b := s.b
+	if r.echo && int(r.echoPath) < len(b.paths) {
+		b.paths[r.echoPath].onEcho(at, r.echoSeq)
+	}
 	if s.haveReport && int32(no-s.lastReportNo) <= 0 {
 		return // an older one, overtaken
 	}
@@ -401,9 +404,6 @@ func (s *Session) onReport(now time.Time, at stamp, no uint32, r *report) {
 		p := b.paths[pr.id]
 		s.lost = p.onReport(now, at, pr, s.lost)
 		s.advance(at, p)
-	}
-	if r.echo && int(r.echoPath) < len(b.paths) {
-		b.paths[r.echoPath].onEcho(at, r.echoSeq)
 	}
 	for i := range r.lanes {
 		if l := s.lanes[r.lanes[i].id]; l != nil {

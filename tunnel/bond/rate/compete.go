@@ -26,7 +26,7 @@ const (
 	lossShare = 0.4
 	// With heavyLoss there are more than two: heavyShare is enough then.
 	heavyLoss  = 0.1
-	heavyShare = 0.25
+	heavyShare = 0.33
 	// mostUp and mostDown bound the change a cycle, about nine round trips long.
 	mostUp   = 1.35
 	mostDown = 0.8
@@ -63,7 +63,8 @@ type competition struct {
 	alone   int     // signs in a row of being alone; two a cycle
 	over    float64 // loss over the floor this cycle
 
-	heldBW float64 // rate when competing last ended
+	compAt time.Time // when it began
+	heldBW float64   // rate when competing last ended
 	heldAt time.Time
 
 	calm time.Duration // queue before Up
@@ -74,6 +75,7 @@ type competition struct {
 
 func (c *Controller) startCompete(now time.Time, m float64, ok bool) {
 	c.compete, c.alone, c.over = true, 0, 0
+	c.compAt = now
 	c.delay.hold = true
 	if c.heldAt.IsZero() || now.Sub(c.heldAt) > rejoinFor {
 		c.share = fairShare
@@ -128,7 +130,7 @@ func (c *Controller) stepCompete(now time.Time, m float64, app, ok bool) {
 			c.measureShare(c.raised, c.lowered)
 		}
 		if c.phase == 2 && age >= lag+c.span+c.delayWindow()/2 {
-			if c.plain > 0 && c.quiet() && c.lowered < c.slowed(c.plain, routeSlow) && (c.queue()-c.calm).Abs() < c.flatness() {
+			if c.plain > 0 && c.queue() > highQueue && c.quiet() && c.lowered < c.slowed(c.plain, routeSlow) && (c.queue()-c.calm).Abs() < c.flatness() {
 				c.newRoute(now)
 				return
 			}
@@ -165,7 +167,10 @@ func (c *Controller) stepCompete(now time.Time, m float64, app, ok bool) {
 func (c *Controller) steer() {
 	f := min(max(c.share, 0.05), 0.95)
 	g := 1 + ((1-f)/f*fairShare/(1-fairShare)-1)/2
-	if c.over > 0 && c.share > lossShare || c.over > heavyLoss && c.share > heavyShare {
+	switch {
+	case c.over > heavyLoss && c.share > heavyShare:
+		g = min(g, 0.9)
+	case c.over > 0 && c.share > lossShare:
 		g = min(g, 0.95)
 	}
 	c.over = 0
@@ -195,11 +200,13 @@ func (c *Controller) slowed(rate, to float64) float64 {
 // less through and left the delay as it was, so no queue of this sender's, and
 // none it shares, is in it.
 func (c *Controller) newRoute(now time.Time) {
-	c.compete = false
 	c.delay.hold = false
 	c.delay.rebase(now, c.delay.least)
 	c.rtt, c.rttAt = c.lastRTT, now
-	c.bw = c.before
+	if !c.compete || now.Sub(c.compAt) < rejoinFor/2 {
+		c.bw = max(c.bw, c.before) // as it was before the delay rose
+	}
+	c.compete = false
 	c.deep = deepDowns
 	c.enter(now, down)
 }

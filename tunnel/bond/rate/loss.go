@@ -20,6 +20,8 @@ const (
 	maxFloor = 0.4
 	// lossMargin is the loss over the floor that is never congestion.
 	lossMargin = 0.02
+	// unknownFloor is granted to a path whose floor is not known yet.
+	unknownFloor = 0.1
 	// lossSigma is the confidence, in standard deviations, asked of loss
 	// before it counts as congestion.
 	lossSigma = 3
@@ -99,11 +101,14 @@ func (l *lossFilter) mark() { l.packets, l.losses = 0, 0 }
 // gross whether it did so by far.
 func (l *lossFilter) excess() (significant, gross bool) {
 	n := float64(l.packets)
-	if n < 2*lossBlock || !l.known() {
+	if n < 2*lossBlock {
 		return false, false
 	}
 	over := float64(l.losses)/n - l.floor - lossMargin
 	sigma := l.sigma(n)
+	if !l.known() {
+		over -= unknownFloor
+	}
 	return over > lossSigma*sigma, over > max(grossLoss, 2*lossSigma*sigma)
 }
 

@@ -65,6 +65,11 @@ func (c *chart) drawSize(b *strings.Builder, size chartSize) {
 			yMax = max(yMax, v)
 		}
 	}
+	if c.overlay != nil {
+		for _, v := range c.overlay.y {
+			yMax = max(yMax, v)
+		}
+	}
 	xStep, yStep := niceStep(xMax, size.xTicks), niceStep(yMax, 5)
 	if xMax <= 0 {
 		xMax = xStep

@@ -72,10 +72,10 @@ func Demo(ctx context.Context, o DemoOptions, out io.Writer) (*Report, error) {
 	d.open = openKernelStage
 	if lacks := lacksKernel(); lacks != "" || o.Memory {
 		if lacks == "" {
-			lacks = "it was asked to"
+			lacks = "it was asked for"
 		}
 		d.report.Network, d.report.Lacks, d.open = "memory", lacks, openMemoryStage
-		fmt.Fprintf(out, "no network namespaces: %s; the demo runs over an in-memory network instead\n", lacks)
+		fmt.Fprintf(out, "%s; the demo runs over an in-memory network instead\n", lacks)
 	}
 	if d.report.Network == "kernel" {
 		// Before anything takes time.
@@ -127,10 +127,13 @@ func (d *demo) run(ctx context.Context, dir string) error {
 		d.say("  %s: %.1f MB, SHA-256 %s", p.Name, float64(p.Bytes)/1e6, p.SHA256)
 	}
 
-	best := bestCarrier(d.links)
+	best, by := bestCarrier(d.links), "TCP CUBIC"
+	if d.report.Network == "memory" {
+		by = "plain QUIC" // no kernel, no kernel's TCP
+	}
 	err = d.onStage(ctx, ViaDirect, []string{best}, func(st stage) error {
 		for _, a := range []*archive{packed, plain} {
-			l := leg{title: a.Name + ", directly over " + best, via: ViaDirect, archive: a, times: 1, carriers: []string{best}, cutOff: directTime}
+			l := leg{title: fmt.Sprintf("%s, directly over %s (%s)", a.Name, best, by), via: ViaDirect, archive: a, times: 1, carriers: []string{best}, cutOff: directTime}
 			if _, err := d.move(ctx, st, l); err != nil {
 				return err
 			}

@@ -260,7 +260,7 @@ func shareChart(l *Leg) chart {
 			c.series = append(c.series, series{name, name, l.Trace.Seconds, smooth(t.Mbit, 3)})
 		}
 	}
-	c.overlay = &series{"payload at the client", "payload", l.Trace.Seconds, smooth(l.Trace.GoodputMbit, 3)}
+	c.overlay = &series{"payload at the client", "payload", l.Trace.Seconds, smooth(l.Trace.GoodputMbit, 5)}
 	return c
 }
 

@@ -11,7 +11,7 @@ import (
 // lacksKernel says what is missing for a lab in network namespaces, or nothing.
 func lacksKernel() string {
 	if os.Geteuid() != 0 {
-		return "this needs root"
+		return "network namespaces need root"
 	}
 	if _, err := os.Stat("/dev/net/tun"); err != nil {
 		return "there are no TAP devices (" + err.Error() + ")"

@@ -38,7 +38,8 @@ const (
 	routeSlow = 0.68
 	drainSlow = 0.82
 	// overSend bounds the rate by what is delivered of it, above soleShare.
-	overSend = 1.1
+	overSend  = 1.1
+	lossySend = 1.5 // and while there is loss
 	// aloneShare is a share that is as good as the whole, when it is seen
 	// in one cycle, with soleShare on average.
 	aloneShare = 0.9
@@ -173,11 +174,14 @@ func (c *Controller) steer() {
 	case c.over > 0 && c.share > lossShare:
 		g = min(g, 0.95)
 	}
-	c.over = 0
 	c.bw *= min(max(g, mostDown), mostUp)
 	if c.plain > 0 && c.share > soleShare {
 		c.bw = min(c.bw, overSend*c.plain)
 	}
+	if c.plain > 0 && c.over > 0 {
+		c.bw = min(c.bw, lossySend*c.plain)
+	}
+	c.over = 0
 }
 
 // flatness is the change of the mean queue that jitter explains.

@@ -24,6 +24,7 @@ type tcpFlow struct {
 	next   time.Duration
 	queued bool
 	stop   bool
+	acks   int64
 }
 
 type tcpSent struct {
@@ -43,7 +44,26 @@ func newTCP(s *sim, flow int, cc tcpControl) *tcpFlow {
 	return &tcpFlow{s: s, flow: flow, cc: cc, infl: map[int64]*tcpSent{}}
 }
 
-func (f *tcpFlow) start() { f.try() }
+func (f *tcpFlow) start() {
+	f.try()
+	f.s.at(f.s.now+time.Second, func() { f.timeout(-1) })
+}
+
+// timeout gives up what is in flight after a second without acknowledgements.
+func (f *tcpFlow) timeout(acks int64) {
+	if f.acks == acks {
+		for _, n := range f.order {
+			if f.infl[n] != nil {
+				f.cc.lose(f.s.now, f.infl[n].at)
+			}
+		}
+		clear(f.infl)
+		f.order = f.order[:0]
+		f.try()
+	}
+	acks = f.acks
+	f.s.at(f.s.now+time.Second, func() { f.timeout(acks) })
+}
 
 func (f *tcpFlow) timer() {
 	f.queued = false
@@ -80,6 +100,7 @@ func (f *tcpFlow) acked(n int64) {
 		return
 	}
 	delete(f.infl, n)
+	f.acks++
 	f.deliv++
 	f.delivT = f.s.now
 	rate := (f.deliv - x.deliv) / max(seconds(f.s.now-x.delivT), 1e-3)

@@ -207,13 +207,10 @@ func (f *endFlow) download() error {
 	defer x.release()
 	deliver := func(b []byte) error {
 		f.node.stats.bytesOut.Add(uint64(len(b)))
-		return recv.taken(func() error {
-			_, err := f.conn.Write(b)
-			return err
-		})
+		return recv.giveConn(f.conn, b)
 	}
 	for {
-		k, b, err := recv.next()
+		k, b, err := recv.chunk()
 		if err == io.EOF {
 			_ = f.conn.CloseWrite() // fails only if the connection is gone, which upload sees
 			return nil
@@ -296,7 +293,7 @@ func (x *expander) Read(p []byte) (int, error) {
 			return 0, io.ErrUnexpectedEOF
 		}
 		var err error
-		if _, x.part, err = x.recv.next(); err != nil {
+		if _, x.part, err = x.recv.chunk(); err != nil {
 			return 0, err
 		}
 	}

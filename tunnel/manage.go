@@ -23,6 +23,7 @@ func (s *session) manage() {
 	seen := map[*lane]*activity{}
 	tick := time.NewTicker(manageInterval)
 	defer tick.Stop()
+	defer func() { s.node.stats.stalled.Add(-s.stalled) }()
 	// A new lane is filled at once, later only after it was idle for a while.
 	for {
 		s.mu.Lock()
@@ -114,7 +115,7 @@ func (s *session) checkLane(l *lane) {
 		return
 	}
 	if l.warm.stunted.Load() {
-		if wait := replaceInterval; s.stunted >= stuntedMost && now.Sub(s.lastReplaced) < wait {
+		if s.stunted >= stuntedMost && now.Sub(s.lastReplaced) < replaceInterval {
 			return
 		}
 		s.stunted++
@@ -161,36 +162,38 @@ func (s *session) drain(l *lane) {
 func (s *session) shed() {
 	type stalled struct {
 		h     *recvHalf
-		lane  *lane
 		since int64
-		held  int64
 	}
 	var all []stalled
 	limit := time.Now().Add(-stallAfter).UnixNano()
 	s.mu.Lock()
 	for _, h := range s.flows {
 		if t := h.blocked.Load(); t != 0 && t < limit {
-			if l, n := h.held(); l != nil {
-				all = append(all, stalled{h, l, t, n})
-			}
+			all = append(all, stalled{h, t})
 		}
 	}
 	s.mu.Unlock()
 	var sum int64
 	per := map[*lane]int64{}
 	for _, f := range all {
-		sum += f.held
-		per[f.lane] += f.held
+		f.h.held(func(l *lane, n int64) {
+			sum += n
+			per[l] += n
+		})
 	}
 	node := s.node.stats.stalled.Add(sum - s.stalled)
 	s.stalled = sum
 	slices.SortFunc(all, func(a, b stalled) int { return cmp.Compare(a.since, b.since) })
 	for _, f := range all {
-		if per[f.lane] <= f.lane.window.Load()/2 && node <= s.node.budget.limit/2 {
+		over := node > s.node.budget.limit/2
+		f.h.held(func(l *lane, _ int64) { over = over || per[l] > l.window.Load()/2 })
+		if !over {
 			continue
 		}
-		per[f.lane] -= f.held
-		node -= f.held
+		f.h.held(func(l *lane, n int64) {
+			per[l] -= n
+			node -= n
+		})
 		s.node.stats.shed.Add(1)
 		f.h.abort(CodeStalled)
 	}

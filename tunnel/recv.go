@@ -55,9 +55,10 @@ type recvHalf struct {
 	kind frameKind // of the current frame
 	left int       // payload bytes of it still to come
 
-	total   atomic.Int64 // bytes read, for statistics and estimates
-	blocked atomic.Int64 // since when (Unix ns) the receiver of these bytes has not taken them; 0: it does
-	abort   func(Code)   // ends the flow; set before the half is registered
+	total   atomic.Int64         // bytes read, for statistics and estimates
+	blocked atomic.Int64         // since when (Unix ns) the receiver of these bytes has not taken them; 0: it does
+	next    atomic.Pointer[lane] // of the continuation in cont, once it has come
+	abort   func(Code)           // ends the flow; set before the half is registered
 
 	mu   sync.Mutex
 	src  recvStream
@@ -169,9 +170,9 @@ func (h *recvHalf) enter() error {
 	}
 }
 
-// next returns the next bytes of payload, as they arrive: a frame may come in several parts. They are valid until the
+// chunk returns the next bytes of payload, as they arrive: a frame may come in several parts. They are valid until the
 // next call.
-func (h *recvHalf) next() (frameKind, []byte, error) {
+func (h *recvHalf) chunk() (frameKind, []byte, error) {
 	if h.left == 0 {
 		if err := h.enter(); err != nil {
 			return 0, nil, err
@@ -257,10 +258,18 @@ func (h *recvHalf) follow() error {
 	return nil
 }
 
-// taken runs write, which hands bytes on, and keeps the time it blocks where the stall policy sees it.
-func (h *recvHalf) taken(write func() error) error {
+// give hands a batch on, and keeps the time it blocks where the stall policy sees it.
+func (h *recvHalf) give(to *sendHalf, buf []byte, from, end int, boundary bool) error {
 	h.blocked.Store(time.Now().UnixNano())
-	err := write()
+	err := to.batch(buf, from, end, boundary)
+	h.blocked.Store(0)
+	return err
+}
+
+// giveConn hands payload to a connection, in the same way.
+func (h *recvHalf) giveConn(c Conn, b []byte) error {
+	h.blocked.Store(time.Now().UnixNano())
+	_, err := c.Write(b)
 	h.blocked.Store(0)
 	return err
 }
@@ -291,16 +300,19 @@ func (h *recvHalf) cancel(c Code) {
 	h.lane.unref()
 }
 
-// held estimates how many bytes may be waiting for this half in QUIC's buffers: the window of its stream, which grows
-// from its first size only while it is read quickly.
-func (h *recvHalf) held() (*lane, int64) {
+// held estimates how many bytes may be waiting for this half in QUIC's buffers of which lane: the windows of its
+// streams, which grow from their first size only while they are read quickly.
+func (h *recvHalf) held(add func(*lane, int64)) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.done {
-		return nil, 0
+	switch {
+	case h.done:
+	case h.lane.class == Bulk:
+		add(h.lane, min(max(2*h.total.Load(), bulkWindow), bulkWindowMax))
+	default:
+		add(h.lane, interactiveWindow)
+		if l := h.next.Load(); l != nil { // the direction moved, but nobody has read that far
+			add(l, bulkWindow)
+		}
 	}
-	if h.lane.class != Bulk {
-		return h.lane, interactiveWindow
-	}
-	return h.lane, min(max(2*h.total.Load(), bulkWindow), bulkWindowMax)
 }

@@ -87,7 +87,7 @@ func (f *relayFlow) pump(recv *recvHalf, send *sendHalf) {
 			return
 		}
 		f.node.stats.relayed.Add(uint64(to - from))
-		if err := recv.taken(func() error { return send.batch(buf, from, to, boundary) }); err != nil {
+		if err := recv.give(send, buf, from, to, boundary); err != nil {
 			f.broken(recv, send, err)
 			return
 		}

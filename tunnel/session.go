@@ -76,7 +76,7 @@ type session struct {
 	parked map[flowKey]*parkedStream
 
 	lastReplaced time.Time
-	stunted      int // lanes replaced because they could not be warmed // only the manager looks
+	stunted      int // lanes replaced because they could not be warmed; only the manager looks
 }
 
 type parkedStream struct {
@@ -140,8 +140,6 @@ func (s *session) end(code quic.ApplicationErrorCode, flowCode Code, why string)
 		p.lane.unref()
 		delete(s.parked, k)
 	}
-	s.node.stats.stalled.Add(-s.stalled)
-	s.stalled = 0
 	s.mu.Unlock()
 	for _, h := range hops {
 		h.abort(flowCode)
@@ -393,6 +391,7 @@ func (s *session) register(h *recvHalf) error {
 		delete(s.parked, h.key)
 		p.timer.Stop()
 		h.cont <- p.continuation
+		h.next.Store(p.lane)
 	}
 	return nil
 }
@@ -414,6 +413,7 @@ func (s *session) deliver(k flowKey, c continuation) {
 	if h := s.flows[k]; h != nil {
 		select {
 		case h.cont <- c:
+			h.next.Store(c.lane)
 			return
 		default: // a second one
 		}

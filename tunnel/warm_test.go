@@ -1,0 +1,137 @@
+package tunnel
+
+import (
+	"io"
+	"testing"
+	"time"
+)
+
+func warm(_ int, c *Config) { c.NoWarmUp = false }
+
+func lanes(n *Node, class string) (out []LaneStats) {
+	for _, l := range n.Stats().Peers[0].Lanes {
+		if l.Class == class && !l.Draining {
+			out = append(out, l)
+		}
+	}
+	return out
+}
+
+// TestWarmUp fills idle lanes on both sides until their windows are what the bond needs, and no further.
+func TestWarmUp(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		const mbit, rtt = 60, 200 * time.Millisecond
+		c := newChain(t, 2, mbit, rtt, warm)
+		defer c.close()
+		c.up()
+		time.Sleep(30 * time.Second)
+		bdp := uint64(mbit * 1e6 / 8 * rtt.Seconds())
+		filled := map[string]int64{}
+		for _, n := range c.nodes {
+			for _, l := range lanes(n, "bulk") {
+				if l.Window < 2*bdp*8/10 || l.Filler > 16*int64(bdp) {
+					t.Errorf("%s, bulk: window %d for a product of %d, filler %d", n.cfg.Name, l.Window, bdp, l.Filler)
+				}
+				filled[n.cfg.Name] += l.Filler
+			}
+			for _, l := range lanes(n, "interactive") {
+				if l.Window < 1<<20 || l.Filler > warmBytes {
+					t.Errorf("%s, interactive: window %d, filler %d", n.cfg.Name, l.Window, l.Filler)
+				}
+			}
+		}
+		time.Sleep(5 * time.Minute)
+		for _, n := range c.nodes {
+			more := -filled[n.cfg.Name]
+			for _, l := range lanes(n, "bulk") {
+				more += l.Filler
+			}
+			if more > warmAttempts*warmBytes {
+				t.Errorf("%s: %d bytes more filler while idle", n.cfg.Name, more)
+			}
+		}
+	})
+}
+
+// TestWarmStops has a flow need the lane in the middle of its warm-up: the filler ends at once and does not come back
+// while the flow runs.
+func TestWarmStops(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := newChain(t, 2, 20, 200*time.Millisecond, warm, raw, func(_ int, c *Config) { c.Lanes = LanePlan{1, 1} })
+		defer c.close()
+		c.serve = source64k
+		for {
+			if s, _ := c.nodes[1].peers["one"].current(); s != nil {
+				if l := s.warming.Load(); l != nil && l.class == Bulk && l.warm.running.Load() {
+					break
+				}
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		time.Sleep(200 * time.Millisecond)
+		conn, done := c.open()
+		go func() { _, _ = io.Copy(io.Discard, struct{ io.Reader }{conn}) }()
+		for c.nodes[1].Stats().Moved == 0 {
+			time.Sleep(10 * time.Millisecond)
+		}
+		before := lanes(c.nodes[1], "bulk")[0]
+		time.Sleep(10 * time.Second)
+		after := lanes(c.nodes[1], "bulk")[0]
+		if before.Filler == 0 || after.Filler > before.Filler+int64(len(filler)) { // the write that was interrupted
+			t.Errorf("filler %d when the elephant came, %d later", before.Filler, after.Filler)
+		}
+		if mbit := float64(after.Payload-before.Payload) * 8 / 1e6 / 10; mbit < 15 {
+			t.Errorf("the elephant runs at %.1f Mbit/s of 20", mbit)
+		}
+		_ = conn.Reset()
+		<-done
+	})
+}
+
+// TestReplace makes a bulk lane lose packets: QUIC cuts its window, and the lane is replaced without its flow noticing.
+func TestReplace(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := newChain(t, 2, 60, 200*time.Millisecond, warm, raw, func(_ int, c *Config) { c.Lanes = LanePlan{1, 1} })
+		defer c.close()
+		c.serve = source64k
+		for _, s := range c.ends[0] {
+			s.lossy.Store(true)
+		}
+		c.up()
+		time.Sleep(20 * time.Second)
+		conn, done := c.open()
+		n := make(chan int64, 1)
+		go func() {
+			got, _ := io.Copy(io.Discard, struct{ io.Reader }{conn})
+			n <- got
+		}()
+		time.Sleep(3 * time.Second)
+		for range 6 { // the server's side sends
+			c.ends[0][1].out.lose.Store(30)
+			time.Sleep(500 * time.Millisecond)
+		}
+		for _, s := range c.ends[0] {
+			s.lossy.Store(false)
+		}
+		time.Sleep(15 * time.Second)
+		st := c.nodes[1].Stats()
+		if st.Replaced == 0 {
+			t.Fatalf("no lane replaced: %+v", st.Peers[0].Lanes)
+		}
+		c2, done2 := c.open()
+		go func() { _, _ = io.Copy(io.Discard, struct{ io.Reader }{c2}) }()
+		time.Sleep(3 * time.Second)
+		_ = conn.Reset()
+		<-done
+		if got := <-n; got < 1<<20 {
+			t.Errorf("the flow on the old lane got %d bytes", got)
+		}
+		time.Sleep(10 * time.Second)
+		ls := lanes(c.nodes[1], "bulk")
+		if len(ls) != 1 || len(c.nodes[1].Stats().Peers[0].Lanes) != 2 || ls[0].Payload < 1<<20 {
+			t.Errorf("lanes after the replacement: %+v", c.nodes[1].Stats().Peers[0].Lanes)
+		}
+		_ = c2.Reset()
+		<-done2
+	})
+}

@@ -1,0 +1,368 @@
+package tunnel
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/quic-go/quic-go"
+)
+
+var goodHeaders = []Header{
+	{ID: 1, Class: Interactive, Codec: CodecZstd, HopLimit: 8, Tenant: "acme", Src: client, Dst: origin},
+	{ID: 1<<64 - 1, Class: Bulk, Src: netip.MustParseAddrPort("[2001:db8::1]:65535"), Dst: netip.MustParseAddrPort("[::1]:0")},
+	{Tenant: strings.Repeat("t", MaxTenantLen), Class: Realtime, Src: client, Dst: netip.MustParseAddrPort("[2001:db8::1]:1")},
+}
+
+func TestHeader(t *testing.T) {
+	for _, h := range goodHeaders {
+		b, err := h.Append([]byte("before"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b = b[len("before"):]
+		if len(b) > headerPrefix+maxHeader {
+			t.Errorf("%d bytes, more than %d", len(b), headerPrefix+maxHeader)
+		}
+		got, rest, err := ParseHeader(append(slices.Clip(b), "after"...))
+		if err != nil || got != h || string(rest) != "after" {
+			t.Errorf("%+v became %+v, rest %q, %v", h, got, rest, err)
+		}
+		for n := range len(b) { // truncated
+			if _, _, err := ParseHeader(b[:n]); !errors.Is(err, ErrMalformed) {
+				t.Errorf("%d of %d bytes: %v", n, len(b), err)
+			}
+		}
+	}
+	mapped := goodHeaders[0]
+	mapped.Src = netip.MustParseAddrPort("[::ffff:10.10.0.7]:40000")
+	b, err := mapped.Append(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, _, err := ParseHeader(b); err != nil || got != goodHeaders[0] {
+		t.Errorf("mapped address: %+v, %v", got, err)
+	}
+}
+
+func TestHeaderRefuses(t *testing.T) {
+	for name, h := range map[string]Header{
+		"class":       {Class: numClasses, Src: client, Dst: origin},
+		"codec":       {Codec: numCodecs, Src: client, Dst: origin},
+		"tenant":      {Tenant: strings.Repeat("t", MaxTenantLen+1), Src: client, Dst: origin},
+		"source":      {Dst: origin},
+		"destination": {Src: client},
+	} {
+		if b, err := h.Append(nil); err == nil || len(b) != 0 {
+			t.Errorf("%s: encoded as %x", name, b)
+		}
+	}
+	good, err := goodHeaders[0].Append(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, tc := range map[string]struct {
+		at   int
+		to   byte
+		want error
+	}{
+		"version":     {0, 2, ErrVersion},
+		"length":      {1, 0xff, ErrMalformed},
+		"short":       {2, 3, ErrMalformed},
+		"class":       {3, byte(numClasses), ErrMalformed},
+		"codec":       {4, byte(numCodecs), ErrMalformed},
+		"hop limit":   {5, MaxHops + 1, ErrMalformed},
+		"flags":       {6, 1, ErrMalformed},
+		"source":      {15, 5, ErrMalformed},
+		"destination": {22, 0, ErrMalformed},
+		"tenant":      {29, 200, ErrMalformed},
+		"tenant less": {29, 1, ErrMalformed},
+	} {
+		b := slices.Clone(good)
+		b[tc.at] = tc.to
+		if h, _, err := ParseHeader(b); !errors.Is(err, tc.want) {
+			t.Errorf("%s: parsed as %+v, %v", name, h, err)
+		}
+	}
+}
+
+func FuzzHeader(f *testing.F) {
+	for _, h := range goodHeaders {
+		b, err := h.Append(nil)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		h, rest, err := ParseHeader(b)
+		if err != nil {
+			return
+		}
+		again, err := h.Append(nil)
+		if err != nil {
+			t.Fatalf("%+v does not encode: %v", h, err)
+		}
+		if want := b[:len(b)-len(rest)]; !bytes.Equal(again, want) {
+			t.Fatalf("%x parsed and encoded is %x", want, again)
+		}
+	})
+}
+
+// byteStream is a stream of bytes that come in pieces.
+type byteStream struct {
+	b         []byte
+	piece     func() int
+	cancelled int
+}
+
+func (s *byteStream) Read(p []byte) (int, error) {
+	if len(s.b) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(p, s.b[:min(len(s.b), s.piece())])
+	s.b = s.b[n:]
+	return n, nil
+}
+func (s *byteStream) CancelRead(quic.StreamErrorCode) { s.cancelled++ }
+
+// sink records what a sendHalf writes.
+type sink struct {
+	writes [][]byte
+	closed bool
+}
+
+func (s *sink) Write(b []byte) (int, error) {
+	s.writes = append(s.writes, slices.Clone(b))
+	return len(b), nil
+}
+func (s *sink) Close() error                     { s.closed = true; return nil }
+func (s *sink) CancelWrite(quic.StreamErrorCode) {}
+func (s *sink) SetWriteDeadline(time.Time) error { return nil }
+
+func bareSession(t testing.TB) (*session, *lane) {
+	s := &session{
+		node: &Node{cfg: Config{ElephantBytes: 1 << 30}, log: testLog(t)}, peer: &peer{name: "peer"},
+		flows: map[flowKey]*recvHalf{}, hops: map[*hop]struct{}{}, closing: make(chan struct{}),
+	}
+	return s, &lane{ses: s, class: Interactive}
+}
+
+// FuzzFrames feeds a flow's stream to both readers, the relay's and the end's, in pieces: they must agree on the
+// payload, and neither may deliver bytes that a naive parser does not find.
+func FuzzFrames(f *testing.F) {
+	frame := func(k frameKind, p string) []byte {
+		return append(binary.BigEndian.AppendUint32(nil, uint32(k)<<24|uint32(len(p))), p...)
+	}
+	f.Add(slices.Concat(frame(frameRaw, "hello"), frame(frameZstd, "zz"), frame(frameZstdEnd, ""), frame(frameEOF, "")), uint64(1))
+	f.Add(slices.Concat(frame(frameRaw, strings.Repeat("x", 9000)), frame(frameReset, "\x00\x02")), uint64(2))
+	f.Add(slices.Concat(frame(frameZstdStart, "abc"), frame(frameRaw, "d"), []byte{1, 0, 1}), uint64(3))
+	f.Fuzz(func(t *testing.T, b []byte, seed uint64) {
+		if bytes.IndexByte(b, byte(frameMoved)) >= 0 {
+			return // waits for a continuation; the tests of moves cover it
+		}
+		// The naive parser: whole frames, then how it ends.
+		var want, wire []byte
+		rest, end := b, error(ErrMalformed)
+		for len(rest) >= frameHeader {
+			k, n, err := parseFrame(rest)
+			if err != nil {
+				break
+			}
+			if k == frameEOF {
+				end = io.EOF
+				break
+			}
+			body := rest[frameHeader:]
+			if k == frameReset {
+				if len(body) >= n {
+					end = &ResetError{}
+				}
+				break
+			}
+			m := min(n, len(body))
+			want = append(want, body[:m]...)
+			wire = append(wire, rest[:frameHeader+m]...)
+			rest = body[m:]
+		}
+		pieces := func() func() int {
+			r := rand.New(rand.NewPCG(seed, 1))
+			return func() int { return 1 + r.IntN(3000) }
+		}
+		check := func(who string, got, want []byte, err error) {
+			t.Helper()
+			var re *ResetError
+			_, isReset := end.(*ResetError)
+			if !bytes.Equal(got, want) || (end == io.EOF) != (err == io.EOF) || isReset != errors.As(err, &re) {
+				t.Fatalf("%s: %d bytes, %v; want %d bytes, %v", who, len(got), err, len(want), end)
+			}
+		}
+		s, l := bareSession(t)
+		h := newRecvHalf(s, l, &byteStream{b: b, piece: pieces()}, 1, forward)
+		var got []byte
+		var err error
+		for err == nil {
+			var p []byte
+			if _, p, err = h.chunk(); err == nil {
+				got = append(got, p...)
+			}
+		}
+		h.finish()
+		check("chunk", got, want, err)
+		for _, whole := range []bool{false, true} {
+			h = newRecvHalf(s, l, &byteStream{b: b, piece: pieces()}, 1, forward)
+			got, err = nil, nil
+			for err == nil {
+				var buf []byte
+				var from, to int
+				var boundary bool
+				if buf, from, to, boundary, err = h.batch(whole); err == nil {
+					if from < bufRoom || boundary != (h.left == 0) {
+						t.Fatalf("batch at %d, boundary %v, %d left", from, boundary, h.left)
+					}
+					got = append(got, buf[from:to]...)
+				}
+			}
+			h.finish()
+			check("batch", got, wire, err)
+		}
+		if l.refs.Load() != 0 {
+			t.Fatalf("%d claims on the lane left", l.refs.Load())
+		}
+	})
+}
+
+// TestFirstWrite proves that the flow header and the first bytes are one write, at the ingress and at a relay.
+func TestFirstWrite(t *testing.T) {
+	header, err := goodHeaders[0].Append(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, l := bareSession(t)
+	out := &sink{}
+	h := newSendHalf(s, l, out, 1, forward, -1)
+	h.prefix = header
+	buf := make([]byte, bufRoom+5)
+	copy(buf[bufRoom:], "hello")
+	if err := h.frame(frameRaw, buf, bufRoom, 5); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.eof(); err != nil {
+		t.Fatal(err)
+	}
+	want := slices.Concat(header, []byte{byte(frameRaw), 0, 0, 5}, []byte("hello"))
+	if len(out.writes) != 2 || !bytes.Equal(out.writes[0], want) || !out.closed {
+		t.Errorf("writes %x", out.writes)
+	}
+
+	in := newRecvHalf(s, l, &byteStream{b: slices.Concat(out.writes...), piece: func() int { return 1000 }}, 1, forward)
+	if got, err := in.header(); err != nil || got != goodHeaders[0] {
+		t.Fatalf("header %+v, %v", got, err)
+	}
+	relayed := &sink{}
+	next := newSendHalf(s, l, relayed, 1, forward, -1)
+	next.prefix = header
+	f := &relayFlow{node: s.node}
+	f.in = &hop{ses: s, recv: in, send: newSendHalf(s, l, &sink{}, 1, backward, -1)}
+	f.out = &hop{ses: s, send: next, recv: newRecvHalf(s, l, &byteStream{}, 1, backward)}
+	f.pump(in, next)
+	if len(relayed.writes) != 2 || !bytes.Equal(relayed.writes[0], want) || !relayed.closed {
+		t.Errorf("relayed writes %x", relayed.writes)
+	}
+}
+
+func FuzzHello(f *testing.F) {
+	for _, h := range []hello{{Node: "sha", Version: "1.2"}, {Node: "x", Told: true, Routes: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}} {
+		b, err := h.append(nil)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		h, err := readHello(bytes.NewReader(b))
+		if err != nil {
+			return
+		}
+		again, err := h.append(nil)
+		if err != nil {
+			return // longer than it was, as JSON may be
+		}
+		h2, err := readHello(bytes.NewReader(again))
+		if err != nil || h2.Node != h.Node || h2.Version != h.Version || !slices.Equal(h2.Routes, h.Routes) || h2.Told != h.Told {
+			t.Fatalf("%+v became %+v, %v", h, h2, err)
+		}
+	})
+}
+
+func TestHelloLimits(t *testing.T) {
+	big := hello{Node: strings.Repeat("x", maxControl)}
+	if _, err := big.append(nil); err == nil {
+		t.Error("a message over the limit is encoded")
+	}
+	b, err := (&hello{Node: "x"}).append(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, to := range map[int]byte{0: 2, 1: 1, 5: 'x'} {
+		c := slices.Clone(b)
+		c[i] = to
+		if h, err := readHello(bytes.NewReader(c)); !errors.Is(err, ErrMalformed) {
+			t.Errorf("byte %d: read %+v, %v", i, h, err)
+		}
+	}
+}
+
+// TestPumpAllocates nothing in the steady state.
+func TestPumpAllocates(t *testing.T) {
+	s, l := bareSession(t)
+	frame := append([]byte{byte(frameRaw), 0, 0x80, 0}, make([]byte, 32<<10)...)
+	in := &endless{frame: frame}
+	recv := newRecvHalf(s, l, in, 1, forward)
+	send := newSendHalf(s, l, discard{}, 1, forward, -1)
+	step := func() {
+		buf, from, to, boundary, err := recv.batch(send.wantsMove())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := recv.give(send, buf, from, to, boundary); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 10 {
+		step()
+	}
+	if n := testing.AllocsPerRun(200, step); n > 0 {
+		t.Errorf("%.1f allocations for each batch", n)
+	}
+}
+
+type endless struct {
+	frame []byte
+	at    int
+}
+
+func (e *endless) Read(p []byte) (int, error) {
+	n := 0
+	for n < len(p) {
+		k := copy(p[n:], e.frame[e.at:])
+		n += k
+		e.at = (e.at + k) % len(e.frame)
+	}
+	return n, nil
+}
+func (e *endless) CancelRead(quic.StreamErrorCode) {}
+
+type discard struct{}
+
+func (discard) Write(b []byte) (int, error)      { return len(b), nil }
+func (discard) Close() error                     { return nil }
+func (discard) CancelWrite(quic.StreamErrorCode) {}
+func (discard) SetWriteDeadline(time.Time) error { return nil }

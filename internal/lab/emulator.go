@@ -162,6 +162,8 @@ func pathResults(before, after []wan.LinkStats, border []string) map[string]Path
 			continue
 		}
 		b := start[l.Name]
+		p.ToOrigin = l.AtoB.SentBytes - b.AtoB.SentBytes
+		p.ToClient = l.BtoA.SentBytes - b.BtoA.SentBytes
 		for _, w := range [][2]wan.WayStats{{b.AtoB, l.AtoB}, {b.BtoA, l.BtoA}} {
 			p.Sent += w[1].Sent - w[0].Sent
 			p.SentBytes += w[1].SentBytes - w[0].SentBytes

@@ -55,6 +55,8 @@ type PathResult struct {
 	Lost       uint64  `json:"lost"`        // of those: lost on it, outages included
 	QueueDrops uint64  `json:"queue_drops"` // frames dropped before the wire because the queue was full
 	SentBytes  uint64  `json:"sent_bytes"`
+	ToClient   uint64  `json:"to_client_bytes"` // of SentBytes
+	ToOrigin   uint64  `json:"to_origin_bytes"`
 	RTTMillis  float64 `json:"rtt_ms"` // as the tunnel sees it at the end; without a tunnel: the link's own
 	Share      float64 `json:"share"`  // of all bytes sent on the border
 }
@@ -180,7 +182,12 @@ func (r *Result) WriteTable(w io.Writer) error {
 	} else {
 		row("longest stall", "%.0f ms (first byte after %.0f ms)", r.StallMSMax, r.FirstByteMS)
 	}
-	row("on the wire", "%.1f MB for %.1f MB of payload (%.3f)", float64(r.WireBytes)/1e6, float64(r.PayloadBytes)/1e6, r.WireOverhead)
+	var toClient, toOrigin uint64
+	for _, p := range r.Paths {
+		toClient, toOrigin = toClient+p.ToClient, toOrigin+p.ToOrigin
+	}
+	row("on the wire", "%.1f MB for %.1f MB of payload (%.3f): %.1f to the client, %.1f to the origin", float64(r.WireBytes)/1e6,
+		float64(r.PayloadBytes)/1e6, r.WireOverhead, float64(toClient)/1e6, float64(toOrigin)/1e6)
 	for _, name := range slices.Sorted(maps.Keys(r.Paths)) {
 		p := r.Paths[name]
 		lost := 0.0

@@ -30,20 +30,25 @@ func (s *session) manage() {
 		lanes, change := slices.Clone(s.lanes), s.change
 		s.mu.Unlock()
 		quietBulk := true
+		var ready [Bulk + 1]int // warm lanes by class
 		for _, l := range lanes {
 			a := seen[l]
 			if a == nil {
 				a = &activity{quiet: idleTicks}
 				seen[l] = a
 			}
+			if l.alive() && !l.draining.Load() && !l.warm.small() {
+				ready[l.class]++
+			}
 			if l.class == Bulk && a.quiet < idleTicks {
 				quietBulk = false
 			}
 		}
 		var next *lane
+		rank := func(l *lane) int { return ready[l.class]*int(Bulk+1) + int(l.class) } // one of each class first
 		for _, l := range lanes {
 			if a := seen[l]; !s.node.cfg.NoWarmUp && !l.draining.Load() && l.alive() && a.quiet >= idleTicks && (l.class != Bulk || quietBulk) &&
-				!l.warm.stunted.Load() && l.warm.attempts.Load() < warmAttempts && l.warm.cold() && (next == nil || l.class < next.class) {
+				!l.warm.stunted.Load() && l.warm.attempts.Load() < warmAttempts && l.warm.cold() && (next == nil || rank(l) < rank(next)) {
 				next = l
 			}
 		}

@@ -286,6 +286,9 @@ func (s *session) pick(class Class) (*lane, <-chan struct{}) {
 		if ca, cb := a.class == class, b.class == class; ca != cb {
 			return ca
 		}
+		if ca, cb := a.warm.small(), b.warm.small(); ca != cb {
+			return cb
+		}
 		return a.load.Load() < b.load.Load()
 	}
 	for _, l := range s.lanes {
@@ -313,8 +316,8 @@ func (s *session) openFlow() (*lane, *quic.Stream, <-chan struct{}) {
 // claimed for the sender.
 func (s *session) openContinuation(id uint64, dir direction) (*lane, *quic.SendStream) {
 	l, _ := s.pick(Bulk)
-	if l == nil || l.class != Bulk || l.draining.Load() {
-		return nil, nil
+	if l == nil || l.class != Bulk || l.draining.Load() || l.warm.small() {
+		return nil, nil // an interactive lane carries it better until one is warm
 	}
 	str, err := l.conn.OpenUniStream()
 	if err != nil {

@@ -65,6 +65,11 @@ func (w *warmer) need() uint64 {
 	return min(w.l.ses.bdp(), uint64(quicMaxWindow*w.l.l.MaxPacketSize())*3/4) * 3 / 4
 }
 
+// small tells whether the window is less than need: flows had better take another lane.
+func (w *warmer) small() bool {
+	return !w.l.ses.node.cfg.NoWarmUp && w.l.conn.ConnectionStats().CongestionWindow < w.need()
+}
+
 func (w *warmer) cold() bool { return w.l.conn.ConnectionStats().CongestionWindow < w.target() }
 
 // fill sends filler until the window is large enough or grows no more, the bounds are reached or stop is called.

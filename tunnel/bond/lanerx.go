@@ -60,6 +60,8 @@ type laneRx struct {
 	high uint64 // largest arrived plus one
 	scan uint64 // next to hand over in line; what is missing under it is late
 
+	newest stamp // latest send time of the lane's packets and repairs, on this clock
+
 	late      int   // missing under scan
 	holding   bool  // too much missing at once: in order until it came
 	holdSince stamp // start of the hold
@@ -119,26 +121,29 @@ func (l *laneRx) source(now stamp, seq uint64, payload []byte, sent stamp) {
 		return
 	}
 	l.received++
+	l.newest = max(l.newest, sent)
 	if l.dec != nil {
 		l.rec = l.dec.Source(seq, payload, l.rec[:0])
-		l.putRecovered(now, sent)
+		l.putRecovered(now)
 	}
 }
 
 // repair takes a repair symbol.
 func (l *laneRx) repair(now stamp, first uint64, n int, key uint32, symbol []byte, sent stamp) error {
+	l.newest = max(l.newest, sent)
 	var err error
 	l.rec, err = l.decoder().Repair(first, n, key, symbol, l.rec[:0])
-	l.putRecovered(now, sent)
+	l.putRecovered(now)
 	return err
 }
 
-// putRecovered stores what the decoder recovered; sent is the send time of the datagram that made it possible. A
-// recovered packet must not be handed over early: one short round trip sample would end QUIC's slow start.
-func (l *laneRx) putRecovered(now, sent stamp) {
+// putRecovered stores what the decoder recovered. Its send time is lost with it: that of the next packet known stands in,
+// or the newest of the lane. A recovered packet must not be handed over early: one short round trip sample would end
+// QUIC's slow start.
+func (l *laneRx) putRecovered(now stamp) {
 	for i := range l.rec {
 		p := &l.rec[i]
-		at := sent
+		at := l.newest
 		for s := p.Seq + 1; s < l.high && s < p.Seq+64; s++ {
 			if q := l.slot(s); q.state != slotMissing {
 				at = q.due - stamp(l.common)

@@ -29,18 +29,25 @@ func (t *laneTx) onSource(at stamp, seq uint64, payload []byte, path uint8) {
 }
 
 const (
-	// shelterPerLoss and shelterMost set the repair ratio of a bulk lane whose QUIC window is still small.
+	// A bulk lane's least repair ratio while its QUIC window is small: a copy of everything up to shelterFull of what the
+	// bond can carry, half up to shelterHalf, then shelterPerLoss times the loss, at most shelterMost.
+	shelterFull    = 0.15
+	shelterHalf    = 0.5
 	shelterPerLoss = 3
 	shelterMost    = 0.3
+	// shelterLoss is the loss from which shelter is worth it.
+	shelterLoss = 0.001
+	// interactiveNeed is the window in bytes that makes an interactive lane grown.
+	interactiveNeed = 512 << 10
 )
 
-// setShelter protects a bulk lane while its connection's window has not reached what the bond can carry. quic-go then
-// counts reordering by packets and time, and each loss it sees holds its slow start up; once the window is large, a cut
-// that is undone costs nothing. Repair is cheap meanwhile: the lane does not fill the paths yet.
+// setShelter protects a lane while its connection's window has not reached what the bond can carry. quic-go then counts
+// reordering by packets and time, and each loss it sees holds its slow start up, or ends it when two overlap; once the
+// window is large, a cut that is undone costs nothing. Repair is cheap meanwhile: the lane does not fill the paths yet.
 func (s *Session) setShelter(l *Lane) {
 	l.tx.shelter = 0
 	c := l.conn.Load()
-	if l.tx.class != Bulk || c == nil {
+	if c == nil || l.tx.class == Realtime {
 		return
 	}
 	var loss float64
@@ -49,9 +56,20 @@ func (s *Session) setShelter(l *Lane) {
 			loss = max(loss, p.lossShort)
 		}
 	}
+	if loss < shelterLoss {
+		return
+	}
 	rate, rtt := s.capacity()
 	need := float64(rate) / 8 * rtt.Seconds()
-	if float64(c.ConnectionStats().CongestionWindow) < 1.2*need && loss > 0.001 {
+	if l.tx.class == Interactive {
+		need = interactiveNeed
+	}
+	switch grown := float64(c.ConnectionStats().CongestionWindow) / max(need, 1); {
+	case grown < shelterFull:
+		l.tx.shelter = 1
+	case grown < shelterHalf:
+		l.tx.shelter = 0.5
+	case grown < 1.2 && l.tx.class == Bulk:
 		l.tx.shelter = min(shelterMost, max(0.05, shelterPerLoss*loss))
 	}
 }

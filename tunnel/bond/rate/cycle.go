@@ -102,6 +102,12 @@ func (c *Controller) stepDown(now time.Time, m float64, ok bool) {
 	if now.Sub(c.settled) < c.loop() {
 		return
 	}
+	// Look the longer the more jitter there is to average out.
+	c.lookSum += c.delay.over()
+	c.looks++
+	if now.Sub(c.settled) < c.loop()+40*c.delay.jitter() {
+		return
+	}
 	if !c.loss.known() && c.loss.packets < trialPackets && now.Sub(c.since) < maxTrial {
 		return
 	}
@@ -114,7 +120,7 @@ func (c *Controller) stepDown(now time.Time, m float64, ok bool) {
 	}
 	c.downAt = now
 	c.deep = max(c.deep-1, 0)
-	x := min(c.delay.over(), time.Millisecond+5*c.delay.jitter()/2)
+	x := min(c.lookSum/c.looks, time.Millisecond+5*c.delay.jitter()/2)
 	w := 0.35
 	if c.downs++; c.downs == 1 {
 		w = 0.7 // nothing was known

@@ -14,6 +14,8 @@ const (
 	// jitterStep is the spacing of the delays whose curvature is taken for
 	// jitter: neighbours closer than this have the same jitter.
 	jitterStep = 20 * time.Millisecond
+	// clockStep is a change of delay that only a clock that was set explains.
+	clockStep = 10 * time.Second
 	// maxJitter bounds how blind to queues a shaky path can make the sender.
 	maxJitter = 10 * time.Millisecond
 )
@@ -51,10 +53,11 @@ type delayFilter struct {
 }
 
 func (d *delayFilter) add(now time.Time, owd, window time.Duration) {
-	if !d.ok || now.Sub(d.headAt) > baseBuckets*baseBucketWidth {
-		// The first, or silent for longer than the memory: start over.
+	if !d.ok || now.Sub(d.headAt) > baseBuckets*baseBucketWidth || (owd-d.mean).Abs() > clockStep {
+		// The first, silent for longer than the memory, or a clock was set.
 		d.ok = true
 		d.rebase(now, owd)
+		d.n, d.lasN = 0, 0
 	}
 	for now.Sub(d.headAt) >= baseBucketWidth {
 		d.headAt = d.headAt.Add(baseBucketWidth)

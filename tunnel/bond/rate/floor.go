@@ -1,6 +1,9 @@
 package rate
 
-import "time"
+import (
+	"math"
+	"time"
+)
 
 // tryFloor learns the floor of a path that has shown no queue. Loss may then be
 // a policer's, who drops all beyond his rate: it is the path's own only if it
@@ -9,9 +12,6 @@ func (c *Controller) tryFloor(now time.Time, m float64, ok bool) bool {
 	l, n := c.loss.episode(), float64(c.loss.packets)
 	if n < lossBlock {
 		return true
-	}
-	if c.trial == 0 {
-		c.tryBW = c.bw
 	}
 	expected := c.loss.floor + lossMargin
 	if c.loss.known() {
@@ -30,13 +30,13 @@ func (c *Controller) tryFloor(now time.Time, m float64, ok bool) bool {
 			c.bw *= (1 - p) / (1 - l)
 		}
 	case c.trial > 0 && l > c.trial/2:
-		// No less at the lower rate: take the rate back as well.
-		if l > c.trial*3/4 {
+		// Not significantly less at the lower rate: take the rate back as well.
+		if c.trial-l < lossMargin+2*math.Sqrt(c.trial*c.loss.burst*2/n) {
 			c.bw = c.tryBW
 		}
 		c.loss.accept(l)
 	default:
-		c.trial = l
+		c.trial, c.tryBW = l, c.bw
 		if ok {
 			c.bw = min(c.bw, c.average(maxSpan/2, m))
 		}
@@ -83,7 +83,7 @@ func (c *Controller) judgeLoss(now time.Time, m float64, ok bool) bool {
 // floorEligible tells whether loss reported now can only be the path's own:
 // the queue is short, and the sender has been well below the bandwidth for a
 // round trip, or is known to meet a queue before it meets a drop.
-func (c *Controller) floorEligible(now time.Time, s Sample) bool {
+func (c *Controller) floorEligible(now time.Time) bool {
 	if c.compete || c.queue() > c.target()+6*time.Millisecond+c.delay.jitter() {
 		return false
 	}
@@ -91,7 +91,11 @@ func (c *Controller) floorEligible(now time.Time, s Sample) bool {
 	case down:
 		return c.marked && c.queueTrusted(now)
 	case cruise:
-		return c.queueTrusted(now) || s.AppLimited && c.loss.known()
+		if c.queueTrusted(now) {
+			return true
+		}
+		m, app, ok := c.sample()
+		return ok && app && m < trickle*c.bw && c.loss.known()
 	}
 	return false
 }

@@ -50,6 +50,11 @@ const (
 	enoughDeficit = 0.4
 	upPulse       = 40 * time.Millisecond // at upGain: a queue of 10 ms if the link is full
 
+	// appLimitedBelow is the part of bw above which a sender is not limited by
+	// what it has to send, and trickle that below which no loss is its doing.
+	appLimitedBelow = 0.95
+	trickle         = 0.7
+
 	ceCut   = 0.9
 	ceQuiet = time.Second // after a mark without probing for more
 	upNudge = 1.01
@@ -115,6 +120,8 @@ type machine struct {
 	rampAt    time.Time
 	markedAt  time.Time // the last ECN-CE
 
+	lookSum     time.Duration // delays over base seen at the end of Down, and their number
+	looks       time.Duration
 	qSlow       float64 // the queue in Cruise, averaged over a second
 	trial       float64 // loss at the last, higher rate tried to learn the floor
 	tryBW       float64 // bw before the first of these trials
@@ -132,6 +139,7 @@ type machine struct {
 func (c *Controller) enter(now time.Time, s state) {
 	c.state, c.since, c.settled = s, now, time.Time{}
 	c.fromQ, c.phase, c.marked = c.queue(), 0, false
+	c.lookSum, c.looks = 0, 0
 	c.loss.mark()
 	switch s {
 	case up:
@@ -163,7 +171,14 @@ func (c *Controller) sample() (rate float64, appLimited, ok bool) {
 	if !ok || sum.elapsed <= 0 {
 		return 0, false, false
 	}
-	return c.credit(sum), sum.appLimited, true
+	rate = c.credit(sum)
+	app := sum.appLimited
+	if c.state != startup {
+		// A moment without a packet to send makes no difference to a sender
+		// that used up its rate all the same.
+		app = app && rate < appLimitedBelow*c.bw
+	}
+	return rate, app, true
 }
 
 // credit is the rate of an interval, with the loss that the path may have by

@@ -144,7 +144,7 @@ func (c *Controller) OnReport(now time.Time, s Sample) {
 		c.rates.reset()
 	} else {
 		c.rates.add(s)
-		c.loss.add(s, c.floorEligible(now, s))
+		c.loss.add(s, c.floorEligible(now))
 	}
 	c.inited = true
 	c.step(now, s, dt)

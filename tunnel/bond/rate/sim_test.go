@@ -262,6 +262,7 @@ type bondFlow struct {
 	rtt     time.Duration
 	sentAt  [1 << 16]time.Duration // by number; 0 is not in flight
 	step    time.Duration
+	starved float64       // share of reports that say app-limited without cause
 	ce      int           // marks in each report
 	bunch   time.Duration // reports arrive together at multiples of it
 }
@@ -359,7 +360,7 @@ func (f *bondFlow) report() {
 			DeliveredPackets: pkts - f.repPkts,
 			OWD:              owd,
 			OWDMin:           owdMin,
-			AppLimited:       f.hungry,
+			AppLimited:       f.hungry || f.s.rng.Float64() < f.starved,
 			CE:               f.ce,
 		}
 		f.hungry = false

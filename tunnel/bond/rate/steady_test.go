@@ -61,10 +61,12 @@ func TestReports(t *testing.T) {
 		step  time.Duration
 		bunch time.Duration
 		back  float64
+		app   float64
 	}{
-		{"every 20 ms, a tenth lost", 20 * ms, 0, 0.1},
-		{"bunched by 60 ms", 10 * ms, 60 * ms, 0},
-		{"half lost", 10 * ms, 0, 0.5},
+		{"every 20 ms, a tenth lost", 20 * ms, 0, 0.1, 0},
+		{"bunched by 60 ms", 10 * ms, 60 * ms, 0, 0},
+		{"half lost", 10 * ms, 0, 0.5, 0},
+		{"a fifth app-limited for a moment", 10 * ms, 0, 0, 0.2},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			for _, seed := range seeds(t, 2) {
@@ -72,7 +74,7 @@ func TestReports(t *testing.T) {
 				l.back = tc.back
 				s := newSim(t, seed, l)
 				f := newBondFlow(s, Config{})
-				f.step, f.bunch = tc.step, tc.bunch
+				f.step, f.bunch, f.starved = tc.step, tc.bunch, tc.app
 				f.start()
 				trace(s, f, 100*ms)
 				s.run(4 * sec)

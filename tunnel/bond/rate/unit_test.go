@@ -64,6 +64,22 @@ func TestDelayFilter(t *testing.T) {
 	}
 }
 
+// TestClockSet: the peer's clock is set by an hour, either way.
+func TestClockSet(t *testing.T) {
+	for _, by := range []time.Duration{time.Hour, -time.Hour, 300 * ms, -300 * ms} {
+		s := newSim(t, 1, dynLinks[1].link)
+		f := newBondFlow(s, Config{})
+		f.start()
+		s.run(6 * sec)
+		f.clock = func(d time.Duration) time.Duration { return d + time.Hour + by }
+		m := s.meter()
+		s.run(12 * sec)
+		t.Logf("by %v: used %.3f, queue %v", by, m.util(s.link.rate), m.queue().Round(100*us))
+		atLeast(t, "used", m.util(s.link.rate), 0.8)
+		atMost(t, "queue", m.queue(), 20*ms)
+	}
+}
+
 func TestJitterIgnoresSteadyQueues(t *testing.T) {
 	var d delayFilter
 	now := simEpoch

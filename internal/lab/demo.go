@@ -372,7 +372,10 @@ func (d *demo) table() error {
 		if !l.SHA256OK {
 			sum = "WRONG"
 		}
-		if l.WouldTake > 0 {
+		switch {
+		case l.Error != "":
+			all = "failed"
+		case l.WouldTake > 0:
 			all = "would take " + spanText(seconds(l.WouldTake))
 		}
 		fmt.Fprintf(t, "%s\t%.1f MB\t%.1f s\t%s\t%.0f ms\t%.3f\t%s\t%s\n",

@@ -135,6 +135,27 @@ func ownCPU() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
+// machineCPU is the time all processors have been busy, interrupts included (proc(5), /proc/stat).
+func machineCPU() time.Duration {
+	b, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return 0
+	}
+	line, _, _ := strings.Cut(string(b), "\n")
+	f := strings.Fields(line) // cpu user nice system idle iowait irq softirq steal ...
+	var busy time.Duration
+	for _, i := range []int{1, 2, 3, 6, 7} {
+		if i < len(f) {
+			n, err := strconv.ParseUint(f[i], 10, 64)
+			if err != nil {
+				return 0
+			}
+			busy += time.Duration(n) * clockTick
+		}
+	}
+	return busy
+}
+
 type procStat struct {
 	state byte
 	start uint64

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -160,14 +161,19 @@ func (lab *Lab) measure(ctx context.Context, nw Network, o RunOptions) (*Result,
 	return res, trace.trace.clone(), nil
 }
 
+// busyShare of the processors' time is more than a run leaves to other work without suffering from it.
+const busyShare = 0.3
+
 // reading is every counter at one moment.
 type reading struct {
-	links []wan.LinkStats
-	cpu   map[string]time.Duration
+	at      time.Time
+	links   []wan.LinkStats
+	cpu     map[string]time.Duration
+	machine time.Duration
 }
 
 func (lab *Lab) reading() (reading, error) {
-	r := reading{cpu: map[string]time.Duration{"lab": ownCPU()}}
+	r := reading{at: time.Now(), machine: machineCPU(), cpu: map[string]time.Duration{"lab": ownCPU()}}
 	for _, p := range lab.state.Processes {
 		r.cpu[p.Name] = p.cpu()
 	}
@@ -193,6 +199,14 @@ func (lab *Lab) finish(ctx context.Context, res *Result, before, after reading) 
 		res.CPUSeconds[name] = round((t - before.cpu[name]).Seconds(), 2)
 	}
 	res.Warnings = overloads(before.links, after.links)
+	others := after.machine - before.machine
+	for name, t := range after.cpu {
+		others -= t - before.cpu[name]
+	}
+	res.OtherCPU = round(max(0, others).Seconds(), 2)
+	if all := after.at.Sub(before.at).Seconds() * float64(runtime.NumCPU()); res.OtherCPU > busyShare*all {
+		res.Warnings = append(res.Warnings, fmt.Sprintf("other work on this machine took %.0f of %.0f CPU seconds: the run measures that too", res.OtherCPU, all))
+	}
 	if dead := lab.alive(); dead != nil {
 		res.Errors = append(res.Errors, dead.Error())
 	}

@@ -15,8 +15,9 @@ import "time"
 const (
 	competeUp   = 1.4
 	competeDown = 0.6
-	// fairShare is the share aimed at: with one other flow, a half.
-	fairShare = 0.5
+	// fairShare is the share aimed at: with one other flow, a half, and what the
+	// truces below cost.
+	fairShare = 0.53
 	lateShare = 0.25
 	// shareCycles is how many cycles the share is averaged over.
 	shareCycles = 3
@@ -28,7 +29,7 @@ const (
 	heavyLoss  = 0.1
 	heavyShare = 0.33
 	// mostUp and mostDown bound the change a cycle, about nine round trips long.
-	mostUp   = 1.35
+	mostUp   = 1.5
 	mostDown = 0.8
 	// aloneDrop is the part of the expected fall of the queue in Down that
 	// shows the queue to be this sender's own; twice in a row it must.
@@ -44,6 +45,15 @@ const (
 	// in one cycle, with soleShare on average.
 	aloneShare = 0.9
 	soleShare  = 0.65
+	// Two senders of this kind could keep each other competing for ever: each
+	// gives in after truceAfter and up to as much again, and sees. It waits
+	// twice as long each time it has to come back, maxTruces times.
+	truceAfter = 4 * time.Second
+	maxTruces  = 4
+	truceShare = 0.42 // less is nothing to give, unless all lose by it
+	lossyTruce = 0.3
+	// routeDoubt is how long loss can still unmask a new route as a full queue.
+	routeDoubt = 15 * time.Second
 	// rejoinFor is how long the rate held beside another flow is remembered.
 	rejoinFor = 20 * time.Second
 )
@@ -64,9 +74,12 @@ type competition struct {
 	alone   int     // signs in a row of being alone; two a cycle
 	over    float64 // loss over the floor this cycle
 
-	compAt time.Time // when it began
-	heldBW float64   // rate when competing last ended
-	heldAt time.Time
+	oldBase time.Duration // before the route changed, in case it did not
+	routeAt time.Time
+	truces  int       // that did not hold
+	compAt  time.Time // when it began
+	heldBW  float64   // rate when competing last ended
+	heldAt  time.Time
 
 	calm time.Duration // queue before Up
 	low  time.Duration // least mean delay of Drain or of the cycle, raw
@@ -85,7 +98,9 @@ func (c *Controller) startCompete(now time.Time, m float64, ok bool) {
 			c.share = lateShare
 		}
 		c.bw = max(m, c.before/2)
+		c.truces = 0
 	} else {
+		c.truces = min(c.truces+1, maxTruces)
 		c.bw = max(m, c.heldBW)
 	}
 	c.enter(now, cruise)
@@ -136,7 +151,7 @@ func (c *Controller) stepCompete(now time.Time, m float64, app, ok bool) {
 				return
 			}
 			fall := seconds(c.peak - c.delay.standing())
-			if c.queue() < c.target()+3*time.Millisecond || fall >= aloneDrop*(1-competeDown)*seconds(c.span) {
+			if c.queue() < c.target()+3*time.Millisecond+c.delay.jitter() || fall >= aloneDrop*(1-competeDown)*seconds(c.span) {
 				c.alone++
 			} else if !c.sole {
 				c.alone = 0
@@ -144,7 +159,7 @@ func (c *Controller) stepCompete(now time.Time, m float64, app, ok bool) {
 			if c.sole {
 				c.alone++
 			}
-			if c.alone >= 2 {
+			if c.alone >= 2 || c.share > c.enough() && now.Sub(c.compAt) > c.truce() {
 				c.stopCompete(now, m)
 				return
 			}
@@ -162,6 +177,19 @@ func (c *Controller) stepCompete(now time.Time, m float64, app, ok bool) {
 			c.enter(now, up)
 		}
 	}
+}
+
+// enough is the share from which a truce is worth a try.
+func (c *Controller) enough() float64 {
+	if c.over > 0 {
+		return lossyTruce
+	}
+	return truceShare
+}
+
+// truce is how long to compete before giving in once.
+func (c *Controller) truce() time.Duration {
+	return (truceAfter + time.Duration(c.dice>>16)*truceAfter>>16) << c.truces
 }
 
 // steer moves the rate towards the fair share: others sending z, it is z.
@@ -205,6 +233,7 @@ func (c *Controller) slowed(rate, to float64) float64 {
 // none it shares, is in it.
 func (c *Controller) newRoute(now time.Time) {
 	c.delay.hold = false
+	c.oldBase, c.routeAt = c.delay.base(), now
 	c.delay.rebase(now, c.delay.least)
 	c.rtt, c.rttAt = c.lastRTT, now
 	if !c.compete || now.Sub(c.compAt) < rejoinFor/2 {

@@ -68,7 +68,7 @@ func (c *Controller) stepDrain(now time.Time, dt time.Duration, m float64, ok, b
 		return
 	}
 	switch {
-	case c.queue() <= highQueue+c.delay.jitter():
+	case min(c.queue(), c.delay.sudden()-c.noiseDelay()) <= highQueue+c.delay.jitter():
 		c.enter(now, down)
 	case c.quiet() && c.slow < c.slowed(c.before, drainSlow) && c.high-c.low < c.flatness():
 		c.newRoute(now)

@@ -61,6 +61,13 @@ func (c *Controller) judgeLoss(now time.Time, m float64, ok bool) bool {
 		return false
 	}
 	c.upAt = now
+	if gross && now.Sub(c.routeAt) < routeDoubt {
+		// The new route was a full queue after all.
+		c.routeAt = time.Time{}
+		c.delay.rebase(now, c.oldBase)
+		c.enter(now, drain)
+		return true
+	}
 	if now.Sub(c.suspectAt) > suspectFor {
 		c.suspects = 0
 	}
@@ -84,7 +91,7 @@ func (c *Controller) judgeLoss(now time.Time, m float64, ok bool) bool {
 // the queue is short, and the sender has been well below the bandwidth for a
 // round trip, or is known to meet a queue before it meets a drop.
 func (c *Controller) floorEligible(now time.Time) bool {
-	if c.compete || c.queue() > c.target()+6*time.Millisecond+c.delay.jitter() {
+	if c.compete || now.Sub(c.routeAt) < routeDoubt || c.queue() > c.target()+6*time.Millisecond+c.delay.jitter() {
 		return false
 	}
 	switch c.state {

@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -100,18 +101,15 @@ func (lab *Lab) measure(ctx context.Context, nw Network, o RunOptions) (*Result,
 		Carriers: opt.Carriers, Congestion: opt.Congestion, LimitMbit: limitMbit(lab.links),
 		BestPathRTT: millis(bestPathRTT(lab.links, !opt.NoAgent)),
 	}
-	before, err := lab.reading()
-	if err != nil {
-		return nil, nil, err
-	}
-	var after reading
-	var afterErr error
+	var before, after reading
+	var beforeErr, afterErr error
 	onEnd := func() { after, afterErr = lab.reading() }
 
 	var trace *tracer
 	tctx, stopTrace := context.WithCancel(ctx)
 	traced := make(chan struct{})
 	watch := func(received func() int64) {
+		before, beforeErr = lab.reading()
 		if !o.Trace {
 			close(traced)
 			return
@@ -128,6 +126,7 @@ func (lab *Lab) measure(ctx context.Context, nw Network, o RunOptions) (*Result,
 			trace.run(tctx)
 		}()
 	}
+	var err error
 	switch o.Workload {
 	case WorkloadBulk:
 		res.Flows, res.Upload = max(o.Flows, 1), o.Upload
@@ -146,7 +145,7 @@ func (lab *Lab) measure(ctx context.Context, nw Network, o RunOptions) (*Result,
 		<-traced
 	}
 	if err == nil {
-		err = afterErr
+		err = errors.Join(beforeErr, afterErr)
 	}
 	if err != nil {
 		if dead := lab.alive(); dead != nil {

@@ -68,6 +68,10 @@ func (c *Controller) stepDrain(now time.Time, dt time.Duration, m float64, ok, b
 		return
 	}
 	switch {
+	case c.series >= yieldDrains && c.bw < yieldTo*c.seriesBW && now.Sub(c.seriesFrom) > seriesGap:
+		c.before = c.seriesBW
+		c.series = 0
+		c.startCompete(now, m, ok)
 	case min(c.queue(), c.delay.sudden()-c.noiseDelay()) <= highQueue+c.delay.jitter():
 		c.enter(now, down)
 	case c.quiet() && c.slow < c.slowed(c.before, drainSlow) && c.high-c.low < c.flatness():
@@ -76,9 +80,9 @@ func (c *Controller) stepDrain(now time.Time, dt time.Duration, m float64, ok, b
 		// Too little was held back: the rate was still being found, or what is
 		// in flight is not what it was said to be.
 		before := c.before
+		c.drains++
 		c.enter(now, drain)
 		c.before = before
-		c.drains++
 		return
 	default:
 		c.startCompete(now, m, ok)

@@ -44,6 +44,12 @@ const (
 
 	targetQueue = 4 * time.Millisecond  // held in Cruise: proves the link full
 	highQueue   = 16 * time.Millisecond // over target: the rate fell, or another flow came
+	// yieldDrains Drains, seriesGap or less apart, that brought the rate down to
+	// yieldTo of what it was are no fall of the link's rate: another flow takes
+	// whatever is left to it.
+	yieldDrains = 3
+	seriesGap   = 3 * time.Second
+	yieldTo     = 0.75
 	// maxDrains bounds the Drains in a row, each of which must hold back
 	// enoughDeficit of the queue it found to tell whose it is.
 	maxDrains     = 3
@@ -126,6 +132,10 @@ type machine struct {
 	trial       float64 // loss at the last, higher rate tried to learn the floor
 	tryBW       float64 // bw before the first of these trials
 	deep        int
+	series      int       // Drains in close succession
+	seriesAt    time.Time // the last of them
+	seriesBW    float64   // bw before the first
+	seriesFrom  time.Time
 	drains      int     // Drains repeated
 	sentAtDrain int64   // sentBytes when Drain began
 	deficit     float64 // seconds of sending held back in Drain
@@ -148,6 +158,14 @@ func (c *Controller) enter(now time.Time, s state) {
 		c.before, c.slow = c.bw, c.bw
 		c.low, c.high = 0, 0
 		c.sentAtDrain = c.sentBytes
+		if c.drains > 0 {
+			break
+		}
+		if now.Sub(c.seriesAt) > seriesGap {
+			c.series, c.seriesBW, c.seriesFrom = 0, c.bw, now
+		}
+		c.series++
+		c.seriesAt = now
 	case cruise:
 		c.lowSince, c.highSince = time.Time{}, time.Time{}
 	}

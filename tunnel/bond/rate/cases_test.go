@@ -175,7 +175,7 @@ func TestRates(t *testing.T) {
 				s.run(4*sec + time.Duration(min(20, 5e8/rate)*1e9))
 				t.Logf("seed %d: used %.3f, queue %v, overflow %.3f", seed, m.util(l.rate), m.queue().Round(100*us), m.lost())
 				atLeast(t, "used", m.util(l.rate), 0.85)
-				atMost(t, "queue", m.queue(), 25*ms)
+				atMost(t, "queue", m.queue(), 30*ms)
 			}
 		})
 	}
@@ -186,15 +186,13 @@ func TestRates(t *testing.T) {
 func TestSiblings(t *testing.T) {
 	for _, tc := range dynLinks {
 		for _, n := range []int{2, 3} {
-			if n == 3 && tc.name == "heavy" {
-				continue // three on a lossy, shaky link with a short queue may overrun it
-			}
 			t.Run(fmt.Sprint(tc.name, n), func(t *testing.T) {
 				for _, seed := range seeds(t, 1) {
 					s := newSim(t, seed, tc.link)
 					for i := range n {
 						f := newBondFlow(s, Config{})
 						f.flow = i
+						f.c.SetSiblings(n - 1)
 						s.at(time.Duration(i)*2*sec, f.start)
 						if i == 0 {
 							trace(s, f, 250*ms)
@@ -204,7 +202,7 @@ func TestSiblings(t *testing.T) {
 					m := s.meter()
 					s.run(26 * sec)
 					t.Logf("seed %d: used %.3f, queue %v, overflow %.4f, shares %.3f %.3f %.3f", seed, m.util(tc.link.rate), m.queue().Round(100*us), m.lost(), m.share(0), m.share(1), m.share(2))
-					atLeast(t, "used", m.util(tc.link.rate), 0.96)
+					atLeast(t, "used", m.util(tc.link.rate), 0.94)
 					atMost(t, "queue", m.queue(), 25*ms)
 					atMost(t, "overflow", m.lost(), 0.02)
 					for i := range n {

@@ -21,13 +21,13 @@ const (
 	lateShare = 0.25
 	// shareCycles is how many cycles the share is averaged over.
 	shareCycles = 3
-	// lossShare is the share from which on loss makes the sender yield. Below,
-	// the loss is the other's doing: BBR version 1 overruns a short queue
-	// whatever one does.
-	lossShare = 0.4
+	// lossShare is the part of the fair share from which on loss makes the sender
+	// yield. Below, the loss is the other's doing: BBR version 1 overruns a short
+	// queue whatever one does.
+	lossShare = 0.75
 	// With heavyLoss there are more than two: heavyShare is enough then.
 	heavyLoss  = 0.1
-	heavyShare = 0.33
+	heavyShare = 0.62
 	// mostUp and mostDown bound the change a cycle, about nine round trips long.
 	mostUp   = 1.5
 	mostDown = 0.8
@@ -50,8 +50,8 @@ const (
 	// twice as long each time it has to come back, maxTruces times.
 	truceAfter = 4 * time.Second
 	maxTruces  = 4
-	truceShare = 0.42 // less is nothing to give, unless all lose by it
-	lossyTruce = 0.3
+	truceShare = 0.8 // of the fair share; less is nothing to give, unless all lose by it
+	lossyTruce = 0.57
 	// routeDoubt is how long loss can still unmask a new route as a full queue.
 	routeDoubt = 15 * time.Second
 	// rejoinFor is how long the rate held beside another flow is remembered.
@@ -92,10 +92,10 @@ func (c *Controller) startCompete(now time.Time, m float64, ok bool) {
 	c.compAt = now
 	c.delay.hold = true
 	if c.heldAt.IsZero() || now.Sub(c.heldAt) > rejoinFor {
-		c.share = fairShare
+		c.share = c.fair()
 		if c.downs == 0 {
 			// Straight from Startup: the other was there before.
-			c.share = lateShare
+			c.share = min(lateShare, c.share)
 		}
 		c.bw = max(m, c.before/2)
 		c.truces = 0
@@ -108,7 +108,7 @@ func (c *Controller) startCompete(now time.Time, m float64, ok bool) {
 
 func (c *Controller) stopCompete(now time.Time, m float64) {
 	c.compete = false
-	c.heldBW, c.heldAt = c.bw*min(1, fairShare/max(c.share, 0.05)), now
+	c.heldBW, c.heldAt = c.bw*min(1, c.fair()/max(c.share, 0.05)), now
 	c.bw = min(c.bw, m)
 	c.delay.hold = false
 	c.deep = deepDowns
@@ -179,12 +179,21 @@ func (c *Controller) stepCompete(now time.Time, m float64, app, ok bool) {
 	}
 }
 
+// fair is the share to aim at: the same for each of one's own on the link, and
+// for a rival. Together they then leave the rival room.
+func (c *Controller) fair() float64 {
+	if c.siblings > 0 {
+		return 1 / float64(c.siblings+2)
+	}
+	return fairShare
+}
+
 // enough is the share from which a truce is worth a try.
 func (c *Controller) enough() float64 {
 	if c.over > 0 {
-		return lossyTruce
+		return lossyTruce * c.fair()
 	}
-	return truceShare
+	return truceShare * c.fair()
 }
 
 // truce is how long to compete before giving in once.
@@ -195,11 +204,12 @@ func (c *Controller) truce() time.Duration {
 // steer moves the rate towards the fair share: others sending z, it is z.
 func (c *Controller) steer() {
 	f := min(max(c.share, 0.05), 0.95)
-	g := 1 + ((1-f)/f*fairShare/(1-fairShare)-1)/2
+	fair := c.fair()
+	g := 1 + ((1-f)/f*fair/(1-fair)-1)/2
 	switch {
-	case c.over > heavyLoss && c.share > heavyShare:
+	case c.over > heavyLoss && c.share > heavyShare*fair:
 		g = min(g, 0.9)
-	case c.over > 0 && c.share > lossShare:
+	case c.over > 0 && c.share > lossShare*fair:
 		g = min(g, 0.95)
 	}
 	c.bw *= min(max(g, mostDown), mostUp)

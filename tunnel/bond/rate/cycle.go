@@ -68,7 +68,7 @@ func (c *Controller) stepDrain(now time.Time, dt time.Duration, m float64, ok, b
 		return
 	}
 	switch {
-	case c.series >= yieldDrains && c.bw < yieldTo*c.seriesBW && now.Sub(c.seriesFrom) > seriesGap:
+	case c.series >= yieldDrains && c.bw < yieldTo*c.seriesBW && now.Sub(c.seriesFrom) > yieldTime:
 		c.before = c.seriesBW
 		c.series = 0
 		c.startCompete(now, m, ok)
@@ -96,6 +96,10 @@ func (c *Controller) stepDown(now time.Time, m float64, ok bool) {
 	if !c.marked && now.Sub(c.since) >= c.roundTrip()+20*time.Millisecond {
 		c.marked = true
 		c.loss.mark()
+	}
+	if c.delay.standing() > c.noiseDelay()+max(c.fromQ, 0)+2*highQueue+c.delay.jitter() {
+		c.enter(now, drain) // the rate fell meanwhile
+		return
 	}
 	if c.settled.IsZero() {
 		if now.Sub(c.since) >= c.downTime() {

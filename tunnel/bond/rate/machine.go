@@ -47,9 +47,10 @@ const (
 	// yieldDrains Drains, seriesGap or less apart, that brought the rate down to
 	// yieldTo of what it was are no fall of the link's rate: another flow takes
 	// whatever is left to it.
-	yieldDrains = 3
+	yieldDrains = 4
 	seriesGap   = 3 * time.Second
 	yieldTo     = 0.75
+	yieldTime   = 4 * time.Second // they span at least
 	// maxDrains bounds the Drains in a row, each of which must hold back
 	// enoughDeficit of the queue it found to tell whose it is.
 	maxDrains     = 3

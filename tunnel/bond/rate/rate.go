@@ -94,6 +94,7 @@ type Controller struct {
 	inited  bool
 
 	inflight  int64
+	siblings  int
 	sentBytes int64
 	bw        float64 // bottleneck rate in sent terms, bytes/s
 
@@ -119,6 +120,10 @@ func (c *Controller) OnSend(now time.Time, bytes int) {
 	c.inflight += int64(bytes)
 	c.sentBytes += int64(bytes)
 }
+
+// SetSiblings says how many other paths of one's own share a link with this one,
+// as those do that start at the same uplink. They share it best when each knows.
+func (c *Controller) SetSiblings(n int) { c.siblings = max(n, 0) }
 
 // maxGap is the longest receiver interval a rate is computed from. A longer one
 // spans an outage or an idle time and says nothing of the rate, nor of the loss.

@@ -67,6 +67,9 @@ func (c *Controller) stepDrain(now time.Time, dt time.Duration, m float64, ok, b
 	if now.Sub(c.settled) < c.loop() {
 		return
 	}
+	if c.bw < fellTo*c.before {
+		c.series = 0 // at once: that was the link
+	}
 	switch {
 	case c.series >= yieldDrains && c.bw < yieldTo*c.seriesBW && now.Sub(c.seriesFrom) > yieldTime:
 		c.before = c.seriesBW

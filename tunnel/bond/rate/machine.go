@@ -50,6 +50,7 @@ const (
 	yieldDrains = 4
 	seriesGap   = 3 * time.Second
 	yieldTo     = 0.75
+	fellTo      = 0.6             // what one Drain must find to be the link's doing
 	yieldTime   = 4 * time.Second // they span at least
 	// maxDrains bounds the Drains in a row, each of which must hold back
 	// enoughDeficit of the queue it found to tell whose it is.

@@ -242,10 +242,16 @@ func (c *Controller) stepUp(now time.Time, m float64, app, ok, busy bool) {
 		}
 		return
 	}
+	round := c.roundTrip() + c.rateWindow()
+	if c.policed {
+		// The greatest of noisy samples would overrun.
+		m = c.average(policeSpan, m)
+		round += policeSpan
+	}
 	if ok {
 		c.bw = max(c.bw, m)
 	}
-	if now.Sub(c.upAtN) >= c.roundTrip()+c.rateWindow() {
+	if now.Sub(c.upAtN) >= round {
 		if m < c.upFrom*1.03 {
 			// Neither rate nor queue grew: something else limits.
 			c.upAt = now

@@ -76,6 +76,7 @@ const (
 	deepDowns   = 3
 	deepQueue   = 20 * time.Millisecond
 	policeEvery = 5 * time.Second
+	policeSpan  = 150 * time.Millisecond // to average rates over in Up
 	// trialPackets is how many packets a trial of the floor asks for, in at most
 	// maxTrial.
 	trialPackets = 500

@@ -51,7 +51,7 @@ type link struct {
 	rate  float64 // bytes a second
 	delay time.Duration
 	next  time.Time
-	lose  atomic.Int64 // so many of the next packets of lossy lanes are lost
+	lose  atomic.Int64 // so many of the next packets of bulk lanes are lost
 }
 
 func (k *link) pass(n int) time.Time {
@@ -89,7 +89,6 @@ type fakeLane struct {
 	once    sync.Once
 	open    *atomic.Int64
 	conn    atomic.Pointer[quic.Conn]
-	lossy   bool
 	packets atomic.Int64
 }
 
@@ -121,7 +120,7 @@ func (l *fakeLane) ReadFrom(b []byte) (int, net.Addr, error) {
 func (l *fakeLane) WriteTo(b []byte, _ net.Addr) (int, error) {
 	at := l.out.pass(len(b))
 	l.packets.Add(1)
-	if l.lossy && l.out.lose.Load() > 0 && l.out.lose.Add(-1) >= 0 {
+	if l.class == Bulk && l.out.lose.Load() > 0 && l.out.lose.Add(-1) >= 0 {
 		return len(b), nil
 	}
 	select {
@@ -155,7 +154,6 @@ type fakeSession struct {
 	open     *atomic.Int64
 	capacity atomic.Int64 // bit/s
 	rtt      time.Duration
-	lossy    atomic.Bool // lanes opened from now on lose packets when the link is told to
 
 	mu    sync.Mutex
 	lanes []*fakeLane
@@ -187,7 +185,7 @@ func (s *fakeSession) Capacity() (int64, time.Duration) {
 func (s *fakeSession) OpenLane(c Class) (Lane, error) {
 	mk := func(out *link) *fakeLane {
 		s.open.Add(1)
-		return &fakeLane{class: c, out: out, in: make(chan packet, 1<<14), closed: make(chan struct{}), open: s.open, lossy: s.lossy.Load()}
+		return &fakeLane{class: c, out: out, in: make(chan packet, 1<<14), closed: make(chan struct{}), open: s.open}
 	}
 	a, b := mk(s.out), mk(s.far.out)
 	a.far, b.far = b, a

@@ -227,7 +227,9 @@ func (f *endFlow) download() error {
 			}
 		}
 		if err != nil {
-			f.abortFor(err)
+			if !recv.cancelled() { // by upload, which deals with the flow
+				f.abortFor(err)
+			}
 			return err
 		}
 		if werr != nil {

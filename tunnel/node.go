@@ -67,8 +67,8 @@ type Config struct {
 	Logger   *slog.Logger // slog.Default() if nil
 	Limits   Limits
 	Lanes    LanePlan // zero fields mean the defaults
-	// ElephantBytes is how much a direction of a flow carries on an interactive lane before it moves to a bulk lane;
-	// 0 means the default.
+	// ElephantBytes is how much a direction of a flow carries on an interactive lane without a pause before it moves to a
+	// bulk lane; 0 means the default.
 	ElephantBytes int64
 	// NoWarmUp sends no filler on idle lanes, for links that are paid by the byte; the first elephants start slower.
 	NoWarmUp bool

@@ -300,6 +300,13 @@ func (h *recvHalf) cancel(c Code) {
 	h.lane.unref()
 }
 
+// cancelled reports whether this node gave the half up: what its reader then sees is no news of the flow.
+func (h *recvHalf) cancelled() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.done
+}
+
 // held estimates how many bytes may be waiting for this half in QUIC's buffers of which lane: the windows of its
 // streams, which grow from their first size only while they are read quickly.
 func (h *recvHalf) held(add func(*lane, int64)) {

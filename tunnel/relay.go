@@ -102,6 +102,10 @@ func (f *relayFlow) ended(recv *recvHalf, send *sendHalf, err error) {
 		}
 		return
 	}
+	if recv.cancelled() { // by the other direction, which deals with the flow
+		send.cancel(CodeNotRead)
+		return
+	}
 	var re *ResetError
 	c := CodeProtocol
 	if errors.As(err, &re) {

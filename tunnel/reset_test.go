@@ -145,7 +145,7 @@ func TestHopLimit(t *testing.T) {
 
 // TestServerResets has the server reset the connection in the middle: what it said before arrives first.
 func TestServerResets(t *testing.T) {
-	for _, said := range []int{0, 100, 1 << 20} {
+	for _, said := range []int{0, 100, 600 << 10} {
 		for _, nodes := range []int{2, 3} {
 			data := randomBytes(seeded(t), said)
 			bubble(t, func(t *testing.T) {
@@ -174,7 +174,7 @@ func TestServerResets(t *testing.T) {
 func TestClientResets(t *testing.T) {
 	for _, nodes := range []int{2, 3} {
 		bubble(t, func(t *testing.T) {
-			c := newChain(t, nodes, 50, 100*time.Millisecond, raw)
+			c := newChain(t, nodes, 10, 100*time.Millisecond, raw)
 			defer c.close()
 			saw := make(chan error, 2)
 			c.serve = func(s *memConn) {

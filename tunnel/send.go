@@ -21,14 +21,19 @@ type sendStream interface {
 	SetWriteDeadline(time.Time) error
 }
 
+// elephantPause without anything to send makes a flow one of requests and answers again, which belongs on an interactive
+// lane. It is longer than a busy sender's hiccup and shorter than a round trip across a border.
+const elephantPause = 30 * time.Millisecond
+
 // sendHalf is one direction of a flow on its way to the next hop. One goroutine writes; cancel may be called by any.
 type sendHalf struct {
 	ses    *session
 	id     uint64
 	dir    direction
-	prefix []byte // flow header, to go out with the first frame
-	sent   int64  // bytes of data frames
-	moveAt int64  // move to a bulk lane from so many bytes on; negative: never
+	prefix []byte    // flow header, to go out with the first frame
+	sent   int64     // bytes of data frames
+	moveAt int64     // move to a bulk lane from so many bytes on; negative: never
+	last   time.Time // end of the last write
 
 	total atomic.Int64 // sent, for statistics
 
@@ -60,9 +65,14 @@ func (s *sendHalf) batch(buf []byte, from, to int, boundary bool) error {
 		copy(buf[from:], p)
 		s.prefix = nil
 	}
+	// What pauses is no elephant, however much it has carried in all: the count starts anew.
+	if s.moveAt > 0 && !s.last.IsZero() && time.Since(s.last) > elephantPause {
+		s.moveAt = s.sent + s.ses.node.cfg.ElephantBytes
+	}
 	if err := s.write(buf[from:to]); err != nil {
 		return err
 	}
+	s.last = time.Now()
 	s.sent += int64(to - from)
 	s.total.Store(s.sent)
 	if boundary && s.wantsMove() {

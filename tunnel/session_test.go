@@ -23,7 +23,7 @@ import (
 func TestSessionEnds(t *testing.T) {
 	for _, bySource := range []bool{true, false} { // Done, or just a newer session
 		bubble(t, func(t *testing.T) {
-			c := newChain(t, 3, 50, 100*time.Millisecond, raw)
+			c := newChain(t, 3, 10, 100*time.Millisecond, raw)
 			defer c.close()
 			c.serve = echo
 			c.up()

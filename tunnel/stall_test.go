@@ -8,6 +8,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/quic-go/quic-go"
 )
 
 // download starts a flow on which the server sends without end, and counts what the client gets.
@@ -38,29 +40,32 @@ func source64k(s *memConn) {
 // TestStalledReceiver has clients that stop reading: flows beside them keep their speed.
 func TestStalledReceiver(t *testing.T) {
 	for _, nodes := range []int{2, 3} {
+		if raceOn && nodes == 3 {
+			continue // the relay's windows take long to fill
+		}
 		bubble(t, func(t *testing.T) {
-			c := newChain(t, nodes, 40, 50*time.Millisecond, raw)
+			c := newChain(t, nodes, 20, 50*time.Millisecond, raw)
 			defer c.close()
 			c.serve = source64k
 			c.up()
 			_ = download(t, c, 2*time.Second) // opens the congestion windows
 			alone := download(t, c, 3*time.Second)
 			var stuck []*memConn
-			for range 6 {
+			for range 2 {
 				conn, _ := c.open()
 				stuck = append(stuck, conn)
 			}
-			time.Sleep(8 * time.Second) // their windows fill
+			time.Sleep(time.Duration(nodes*nodes) * 2 * time.Second) // their windows fill
 			beside := download(t, c, 3*time.Second)
-			if alone < 30 || beside < 0.95*alone {
+			if alone < 15 || beside < 0.95*alone {
 				t.Errorf("%d nodes: %.0f Mbit/s alone, %.0f beside stalled flows", nodes, alone, beside)
 			}
 			st := c.nodes[0].Stats()
-			if st.StalledBytes < 6*bulkWindow || st.Shed != 0 {
+			if st.StalledBytes < 2*bulkWindow || st.Shed != 0 {
 				t.Errorf("%d nodes: %d bytes stalled, %d flows shed", nodes, st.StalledBytes, st.Shed)
 			}
 			// Who reads again gets everything.
-			n, err := io.ReadFull(stuck[0], make([]byte, 8<<20))
+			n, err := io.ReadFull(stuck[0], make([]byte, 6<<20))
 			if err != nil {
 				t.Errorf("%d nodes: stalled flow reads %d bytes, then %v", nodes, n, err)
 			}
@@ -87,9 +92,9 @@ func TestShed(t *testing.T) {
 		for range 8 {
 			conn, done := c.open()
 			stuck, dones = append(stuck, conn), append(dones, done)
-			time.Sleep(3 * time.Second)
+			time.Sleep(time.Second)
 		}
-		time.Sleep(5 * time.Second)
+		time.Sleep(2 * time.Second)
 		st := c.nodes[0].Stats()
 		if st.Shed == 0 || st.StalledBytes > 32<<20 {
 			t.Errorf("%d flows shed, %d bytes stalled", st.Shed, st.StalledBytes)
@@ -104,7 +109,7 @@ func TestShed(t *testing.T) {
 			default:
 			}
 		}
-		if mbit := download(t, c, 4*time.Second); mbit < 50 {
+		if mbit := download(t, c, 2*time.Second); mbit < 50 {
 			t.Errorf("a flow beside them gets %.0f Mbit/s", mbit)
 		}
 		for _, s := range stuck {
@@ -214,15 +219,22 @@ func TestContinuations(t *testing.T) {
 			defer there.mu.Unlock()
 			return len(there.parked)
 		}
-		for i := range parkMax + 10 {
-			if l, str := here.openContinuation(uint64(i), forward); str == nil {
+		open := func(id int) *quic.SendStream {
+			l, str := here.openContinuation(uint64(id), forward)
+			if str == nil {
 				t.Fatal("no bulk lane")
-			} else {
-				defer l.release()
 			}
+			l.release()
+			return str
 		}
-		l, twice := here.openContinuation(3, forward)
-		defer l.release()
+		for i := range parkMax {
+			open(i)
+		}
+		time.Sleep(time.Second)
+		for i := range 10 {
+			open(parkMax + i)
+		}
+		twice := open(3)
 		time.Sleep(time.Second)
 		if n := parked(); n != parkMax {
 			t.Errorf("%d parked, want %d", n, parkMax)

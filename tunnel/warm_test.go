@@ -20,7 +20,7 @@ func lanes(n *Node, class string) (out []LaneStats) {
 // TestWarmUp fills idle lanes on both sides until their windows are what the bond needs, and no further.
 func TestWarmUp(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		const mbit, rtt = 60, 200 * time.Millisecond
+		const mbit, rtt = 40, 200 * time.Millisecond
 		c := newChain(t, 2, mbit, rtt, warm)
 		defer c.close()
 		c.up()
@@ -40,7 +40,7 @@ func TestWarmUp(t *testing.T) {
 				}
 			}
 		}
-		time.Sleep(5 * time.Minute)
+		time.Sleep(time.Minute)
 		for _, n := range c.nodes {
 			more := -filled[n.cfg.Name]
 			for _, l := range lanes(n, "bulk") {
@@ -80,7 +80,7 @@ func TestWarmStops(t *testing.T) {
 		if before.Filler == 0 || after.Filler > before.Filler+int64(len(filler)) { // the write that was interrupted
 			t.Errorf("filler %d when the elephant came, %d later", before.Filler, after.Filler)
 		}
-		if mbit := float64(after.Payload-before.Payload) * 8 / 1e6 / 10; mbit < 15 {
+		if mbit := float64(after.Payload-before.Payload) * 8 / 1e6 / 10; mbit < 5 {
 			t.Errorf("the elephant runs at %.1f Mbit/s of 20", mbit)
 		}
 		_ = conn.Reset()
@@ -91,12 +91,9 @@ func TestWarmStops(t *testing.T) {
 // TestReplace makes a bulk lane lose packets: QUIC cuts its window, and the lane is replaced without its flow noticing.
 func TestReplace(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		c := newChain(t, 2, 60, 200*time.Millisecond, warm, raw, func(_ int, c *Config) { c.Lanes = LanePlan{1, 1} })
+		c := newChain(t, 2, 20, 200*time.Millisecond, warm, raw, func(_ int, c *Config) { c.Lanes = LanePlan{1, 1} })
 		defer c.close()
 		c.serve = source64k
-		for _, s := range c.ends[0] {
-			s.lossy.Store(true)
-		}
 		c.up()
 		time.Sleep(20 * time.Second)
 		conn, done := c.open()
@@ -110,10 +107,8 @@ func TestReplace(t *testing.T) {
 			c.ends[0][1].out.lose.Store(30)
 			time.Sleep(500 * time.Millisecond)
 		}
-		for _, s := range c.ends[0] {
-			s.lossy.Store(false)
-		}
-		time.Sleep(15 * time.Second)
+		c.ends[0][1].out.lose.Store(0)
+		time.Sleep(12 * time.Second)
 		st := c.nodes[1].Stats()
 		if st.Replaced == 0 {
 			t.Fatalf("no lane replaced: %+v", st.Peers[0].Lanes)

@@ -52,8 +52,6 @@ const (
 	dwellMax         = 30 * time.Second
 	dwellForget      = time.Minute // a path up this long has its dwell time back at the least
 
-	minReorder = 2 * time.Millisecond
-	maxReorder = 80 * time.Millisecond
 	// maxBurst is how much of the pacer's unused time is kept.
 	maxBurst = 2 * time.Millisecond
 	// maxUnvalidated bounds the bytes to an address that has not yet answered a probe.
@@ -114,21 +112,20 @@ type pathTx struct {
 	learned     uint8 // for a path learned from the peer: its number there plus one
 	tailChecked uint64
 
-	reorder      time.Duration
-	rtt          time.Duration // smoothed, of probes and reports
-	rttMin       time.Duration
-	owdRel       int64 // smoothed one-way delay against the unknown clock offset, µs
-	owdVar       int64
-	haveOWD      bool
-	lastPackets  uint32
-	lastBytes    uint32
-	lastRecv     uint32
-	haveReport   bool
-	lossShort    float64 // over about the last 500 packets
-	sent, lost   uint64
-	sentBytes    uint64
-	lostSpurious uint64
-	newlyLostB   int64
+	reorder     time.Duration
+	rtt         time.Duration // smoothed, of probes and reports
+	rttMin      time.Duration
+	owdRel      int64 // smoothed one-way delay against the unknown clock offset, µs
+	owdVar      int64
+	haveOWD     bool
+	lastPackets uint32
+	lastBytes   uint32
+	lastRecv    uint32
+	haveReport  bool
+	lossShort   float64 // over about the last 500 packets
+	sent, lost  uint64
+	sentBytes   uint64
+	newlyLostB  int64
 }
 
 func newPathTx(id uint8, name string, u *uplink, remote netip.AddrPort, limit int64) *pathTx {

@@ -96,20 +96,20 @@ func (w *wire) take(out, src []byte, form Form) {
 // never carries more than the chunks.
 func TestRoundTrip(t *testing.T) {
 	r := seeded(t)
-	mixed := append(append(text(r, 300<<10), random(r, 6<<20)...), text(r, 5<<20)...)
+	mixed := append(append(text(r, 200<<10), random(r, 1<<20)...), text(r, 4<<20)...)
 	for _, tc := range []struct {
 		name  string
 		data  []byte
 		chunk func() int
 		most  float64 // of the input
 	}{
-		{"text, big chunks", text(r, 2<<20), func() int { return MaxChunk }, 0.5},
-		{"text, small chunks", text(r, 200<<10), func() int { return 1 + r.IntN(400) }, 0.7},
-		{"random, big chunks", random(r, 9<<20), func() int { return MaxChunk }, 1},
-		{"random, any chunks", random(r, 1<<20), func() int { return 1 + r.IntN(MaxChunk) }, 1},
+		{"text, big chunks", text(r, 1<<20), func() int { return MaxChunk }, 0.5},
+		{"text, small chunks", text(r, 100<<10), func() int { return 1 + r.IntN(400) }, 0.7},
+		{"random, big chunks", random(r, 5<<20), func() int { return MaxChunk }, 1},
+		{"random, any chunks", random(r, 500<<10), func() int { return 1 + r.IntN(MaxChunk) }, 1},
 		{"random, tiny chunks", random(r, 100<<10), func() int { return 1 + r.IntN(100) }, 1},
 		{"mixed", mixed, func() int { return 1 + r.IntN(MaxChunk) }, 0.95},
-		{"zeros", make([]byte, 4<<20), func() int { return MaxChunk }, 0.01},
+		{"zeros", make([]byte, 1<<20), func() int { return MaxChunk }, 0.01},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			p := NewPool(0, 0)

@@ -196,6 +196,7 @@ func (s *fakeSession) OpenLane(c Class) (Lane, error) {
 	case s.far.accept <- b:
 		return a, nil
 	case <-s.done:
+		_, _ = a.Close(), b.Close()
 		return nil, errors.New("session is over")
 	}
 }
@@ -487,6 +488,11 @@ func (c *chain) close() {
 	}
 	c.wg.Wait()
 	for i, e := range c.ends {
+		for _, s := range e { // lanes that nobody accepted end with the session
+			for len(s.accept) > 0 {
+				_ = (<-s.accept).Close()
+			}
+		}
 		if n := e[0].open.Load(); n != 0 {
 			c.t.Errorf("link %d: %d lane ends left open", i, n)
 		}

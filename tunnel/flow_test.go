@@ -32,6 +32,7 @@ func send(t testing.TB, c *memConn, data []byte) {
 
 // TestEcho carries data of every size both ways at once over two to four nodes.
 func TestEcho(t *testing.T) {
+	t.Parallel()
 	for _, nodes := range []int{2, 4} {
 		for _, size := range []int{0, 1, 5000, 300 << 10, 2 << 20} {
 			if raceOn {

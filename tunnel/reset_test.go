@@ -172,6 +172,7 @@ func TestServerResets(t *testing.T) {
 
 // TestClientResets has the client reset the connection in the middle of transfers both ways: the server sees it.
 func TestClientResets(t *testing.T) {
+	t.Parallel()
 	for _, nodes := range []int{2, 3} {
 		bubble(t, func(t *testing.T) {
 			c := newChain(t, nodes, 10, 100*time.Millisecond, raw)
@@ -215,6 +216,7 @@ func (zeros) Read(p []byte) (int, error) { return len(p), nil }
 // TestServerStopsReading has the server answer early and close while the client still sends: the client gets the whole
 // answer.
 func TestServerStopsReading(t *testing.T) {
+	t.Parallel()
 	answer := randomBytes(seeded(t), 100<<10)
 	for _, nodes := range []int{2, 3} {
 		bubble(t, func(t *testing.T) {

@@ -21,6 +21,7 @@ import (
 // TestSessionEnds restarts the session under flows that wait, send and receive: all are reset with a reason, nothing of
 // the old session stays, and new flows use the next one.
 func TestSessionEnds(t *testing.T) {
+	t.Parallel()
 	for _, bySource := range []bool{true, false} { // Done, or just a newer session
 		bubble(t, func(t *testing.T) {
 			c := newChain(t, 3, 10, 100*time.Millisecond, raw)

@@ -39,6 +39,7 @@ func source64k(s *memConn) {
 
 // TestStalledReceiver has clients that stop reading: flows beside them keep their speed.
 func TestStalledReceiver(t *testing.T) {
+	t.Parallel()
 	for _, nodes := range []int{2, 3} {
 		if raceOn && nodes == 3 {
 			continue // the relay's windows take long to fill
@@ -79,8 +80,9 @@ func TestStalledReceiver(t *testing.T) {
 // TestShed has more stalled receivers than the budget holds: those that stood still longest are reset, and the lane
 // keeps moving.
 func TestShed(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
-		c := newChain(t, 2, 100, 20*time.Millisecond, raw, func(_ int, c *Config) {
+		c := newChain(t, 2, 40, 20*time.Millisecond, raw, func(_ int, c *Config) {
 			c.Limits.BufferedBytes = 64 << 20
 			c.Lanes = LanePlan{1, 1}
 		})
@@ -109,7 +111,7 @@ func TestShed(t *testing.T) {
 			default:
 			}
 		}
-		if mbit := download(t, c, 2*time.Second); mbit < 50 {
+		if mbit := download(t, c, 2*time.Second); mbit < 20 {
 			t.Errorf("a flow beside them gets %.0f Mbit/s", mbit)
 		}
 		for _, s := range stuck {
@@ -140,6 +142,7 @@ func TestBudget(t *testing.T) {
 
 // TestElephant moves a transfer to a bulk lane while small flows stay on the interactive ones.
 func TestElephant(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		c := newChain(t, 3, 100, 50*time.Millisecond, raw)
 		defer c.close()

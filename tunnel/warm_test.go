@@ -19,8 +19,9 @@ func lanes(n *Node, class string) (out []LaneStats) {
 
 // TestWarmUp fills idle lanes on both sides until their windows are what the bond needs, and no further.
 func TestWarmUp(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
-		const mbit, rtt = 40, 200 * time.Millisecond
+		const mbit, rtt = 20, 200 * time.Millisecond
 		c := newChain(t, 2, mbit, rtt, warm)
 		defer c.close()
 		c.up()
@@ -56,6 +57,7 @@ func TestWarmUp(t *testing.T) {
 // TestWarmStops has a flow need the lane in the middle of its warm-up: the filler ends at once and does not come back
 // while the flow runs.
 func TestWarmStops(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		c := newChain(t, 2, 20, 200*time.Millisecond, warm, raw, func(_ int, c *Config) { c.Lanes = LanePlan{1, 1} })
 		defer c.close()
@@ -75,12 +77,12 @@ func TestWarmStops(t *testing.T) {
 			time.Sleep(10 * time.Millisecond)
 		}
 		before := lanes(c.nodes[1], "bulk")[0]
-		time.Sleep(10 * time.Second)
+		time.Sleep(5 * time.Second)
 		after := lanes(c.nodes[1], "bulk")[0]
 		if before.Filler == 0 || after.Filler > before.Filler+int64(len(filler)) { // the write that was interrupted
 			t.Errorf("filler %d when the elephant came, %d later", before.Filler, after.Filler)
 		}
-		if mbit := float64(after.Payload-before.Payload) * 8 / 1e6 / 10; mbit < 5 {
+		if mbit := float64(after.Payload-before.Payload) * 8 / 1e6 / 5; mbit < 5 {
 			t.Errorf("the elephant runs at %.1f Mbit/s of 20", mbit)
 		}
 		_ = conn.Reset()
@@ -90,12 +92,13 @@ func TestWarmStops(t *testing.T) {
 
 // TestReplace makes a bulk lane lose packets: QUIC cuts its window, and the lane is replaced without its flow noticing.
 func TestReplace(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		c := newChain(t, 2, 20, 200*time.Millisecond, warm, raw, func(_ int, c *Config) { c.Lanes = LanePlan{1, 1} })
 		defer c.close()
 		c.serve = source64k
 		c.up()
-		time.Sleep(20 * time.Second)
+		time.Sleep(10 * time.Second)
 		conn, done := c.open()
 		n := make(chan int64, 1)
 		go func() {

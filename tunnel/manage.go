@@ -30,37 +30,22 @@ func (s *session) manage() {
 		lanes, change := slices.Clone(s.lanes), s.change
 		s.mu.Unlock()
 		quietBulk := true
-		var ready [Bulk + 1]int // warm lanes by class
 		for _, l := range lanes {
 			a := seen[l]
 			if a == nil {
 				a = &activity{quiet: idleTicks}
 				seen[l] = a
 			}
-			if l.alive() && !l.draining.Load() && !l.warm.small() {
-				ready[l.class]++
-			}
 			if l.class == Bulk && a.quiet < idleTicks {
 				quietBulk = false
 			}
 		}
-		var next *lane
-		rank := func(l *lane) int { return ready[l.class]*int(Bulk+1) + int(l.class) } // one of each class first
-		for _, l := range lanes {
-			if a := seen[l]; !s.node.cfg.NoWarmUp && !l.draining.Load() && l.alive() && a.quiet >= idleTicks && (l.class != Bulk || quietBulk) &&
-				!l.warm.stunted.Load() && l.warm.attempts.Load() < warmAttempts && l.warm.cold() && (next == nil || rank(l) < rank(next)) {
-				next = l
-			}
-		}
-		if next != nil && s.warming.CompareAndSwap(nil, next) { // one at a time: two would share the bond
-			s.wg.Go(func() {
-				next.warm.fill()
-				s.warming.Store(nil)
-				select {
-				case s.warmed <- struct{}{}:
-				default:
+		if !s.node.cfg.NoWarmUp {
+			for _, l := range lanes {
+				if seen[l].quiet >= idleTicks && (l.class != Bulk || quietBulk) && l.alive() && !l.draining.Load() && l.warm.wanted() {
+					s.fill(l)
 				}
-			})
+			}
 		}
 		select {
 		case <-s.ctx.Done():
@@ -87,6 +72,25 @@ func (s *session) manage() {
 		}
 		s.shed()
 	}
+}
+
+// fill warms the lane unless it is being filled, or another bulk lane is: two would share the bond, and each would take
+// the other's queue for its own and stop growing. Interactive lanes need little and do not wait.
+func (s *session) fill(l *lane) {
+	if l.class == Bulk && !s.warming.CompareAndSwap(nil, l) || l.warm.busy.Swap(true) {
+		return
+	}
+	s.wg.Go(func() {
+		l.warm.fill()
+		l.warm.busy.Store(false)
+		if l.class == Bulk {
+			s.warming.Store(nil)
+		}
+		select {
+		case s.warmed <- struct{}{}:
+		default:
+		}
+	})
 }
 
 // checkLane replaces a lane whose window is lost, and closes one that is drained.

@@ -62,7 +62,7 @@ type session struct {
 	wg      sync.WaitGroup
 	began   time.Time
 
-	warming  atomic.Pointer[lane] // the lane being filled
+	warming  atomic.Pointer[lane] // the bulk lane being filled
 	hello    atomic.Pointer[hello]
 	routesCh chan struct{} // holds one: the routes to announce changed
 	warmed   chan struct{} // holds one: a lane has been filled

@@ -12,10 +12,11 @@ import (
 // nothing yet starts its first elephant at 32 packets a round trip. While a lane is idle, each side fills it with
 // streams of lowest priority whose bytes the other side throws away, until the window is what the bond needs.
 const (
-	// warmFactor times the bond's delay-bandwidth product is where filling a bulk lane stops.
-	warmFactor = 2
-	// warmInteractive is where it stops on an interactive lane.
-	warmInteractive = 2 << 20
+	// warmFactor times the bond's delay-bandwidth product is where filling a bulk lane stops: what it carries, and room for
+	// a cut.
+	warmFactor = 1.4
+	// warmInteractive is where it stops on an interactive lane: a page of objects at once. Flows that need more move on.
+	warmInteractive = 512 << 10
 	// warmFloor is the least a bulk lane is warmed to: an early estimate of the capacity may be far too low.
 	warmFloor = 1 << 20
 	// warmTime and warmBytes bound one attempt, warmAttempts the attempts on a lane.
@@ -25,7 +26,7 @@ const (
 	// warmGrowth in stuntedAfter is the least growth of a window in slow start, also while the lane below trains QUIC to
 	// bear late packets. Slower means that slow start has ended for good: only another lane can do better.
 	warmGrowth   = 1.2
-	stuntedAfter = 2500 * time.Millisecond
+	stuntedAfter = 2 * time.Second
 	// warmPoll is how often a filler looks at the window.
 	warmPoll = 20 * time.Millisecond
 	// warmUrgency is quic-go's last: filler goes out only when the connection has nothing else.
@@ -35,6 +36,7 @@ const (
 // warmer fills one lane. The session's manager runs fill; stop may be called by any goroutine.
 type warmer struct {
 	l        *lane
+	busy     atomic.Bool // fill runs or is about to; set by the manager
 	running  atomic.Bool
 	attempts atomic.Int32 // that no flow interrupted
 	stunted  atomic.Bool  // the window stopped growing below its target
@@ -53,7 +55,7 @@ func (w *warmer) target() uint64 {
 	if w.l.class != Bulk {
 		return min(warmInteractive, most)
 	}
-	return min(max(warmFactor*w.l.ses.bdp(), warmFloor), most)
+	return min(max(uint64(warmFactor*float64(w.l.ses.bdp())), warmFloor), most)
 }
 
 // need is the congestion window without which the lane is not worth keeping, in bytes; 0 is not known. For bulk it is
@@ -68,6 +70,11 @@ func (w *warmer) need() uint64 {
 // small tells whether the window is less than need: flows had better take another lane.
 func (w *warmer) small() bool {
 	return !w.l.ses.node.cfg.NoWarmUp && w.l.conn.ConnectionStats().CongestionWindow < w.need()
+}
+
+// wanted tells whether the lane is to be filled.
+func (w *warmer) wanted() bool {
+	return !w.stunted.Load() && w.attempts.Load() < warmAttempts && !w.busy.Load() && w.cold()
 }
 
 func (w *warmer) cold() bool { return w.l.conn.ConnectionStats().CongestionWindow < w.target() }

@@ -129,7 +129,7 @@ func peerStatus(now time.Time, name, kind string, bs bond.Stats, rate map[string
 }
 
 // warmInteractive is the window from which an interactive lane counts as ready: several objects of a page at once.
-const warmInteractive = 512 << 10
+const warmInteractive = 256 << 10
 
 func lanes(p *admin.Peer, t tunnel.PeerStats) {
 	// A bulk lane is ready when it alone can fill the bond.

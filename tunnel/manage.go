@@ -74,17 +74,31 @@ func (s *session) manage() {
 	}
 }
 
-// fill warms the lane unless it is being filled, or another bulk lane is: two would share the bond, and each would take
-// the other's queue for its own and stop growing. Interactive lanes need little and do not wait.
+// fill warms the lane unless it is being filled or must wait. Interactive lanes need little and are filled at once, all
+// together. Bulk lanes come after them, one by one: two would share the bond, and each would take the other's queue for
+// its own and stop growing.
 func (s *session) fill(l *lane) {
-	if l.class == Bulk && !s.warming.CompareAndSwap(nil, l) || l.warm.busy.Swap(true) {
+	if l.class == Bulk {
+		if s.fillingSmall.Load() > 0 || !s.warming.CompareAndSwap(nil, l) {
+			return
+		}
+	}
+	if l.warm.busy.Swap(true) {
 		return
+	}
+	if l.class != Bulk {
+		s.fillingSmall.Add(1)
+		if w := s.warming.Load(); w != nil {
+			w.warm.stop() // it goes on later
+		}
 	}
 	s.wg.Go(func() {
 		l.warm.fill()
 		l.warm.busy.Store(false)
 		if l.class == Bulk {
 			s.warming.Store(nil)
+		} else {
+			s.fillingSmall.Add(-1)
 		}
 		select {
 		case s.warmed <- struct{}{}:

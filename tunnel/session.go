@@ -62,11 +62,13 @@ type session struct {
 	wg      sync.WaitGroup
 	began   time.Time
 
-	warming  atomic.Pointer[lane] // the bulk lane being filled
-	hello    atomic.Pointer[hello]
-	routesCh chan struct{} // holds one: the routes to announce changed
-	warmed   chan struct{} // holds one: a lane has been filled
-	stalled  int64         // bytes held by stalled flows; only the manager looks
+	warming atomic.Pointer[lane] // the bulk lane being filled
+	// fillingSmall counts the interactive lanes being filled.
+	fillingSmall atomic.Int32
+	hello        atomic.Pointer[hello]
+	routesCh     chan struct{} // holds one: the routes to announce changed
+	warmed       chan struct{} // holds one: a lane has been filled
+	stalled      int64         // bytes held by stalled flows; only the manager looks
 
 	mu     sync.Mutex
 	lanes  []*lane

@@ -59,6 +59,7 @@ type LaneStats struct {
 	Draining   bool          `json:"draining,omitempty"`
 	Directions int           `json:"directions"` // of flows, sending or receiving
 	Window     uint64        `json:"window"`     // QUIC's congestion window, bytes
+	Ready      bool          `json:"ready"`      // the window is what flows of the class need
 	RTT        time.Duration `json:"rtt"`
 	Lost       uint64        `json:"lost"` // packets that QUIC saw as lost
 	Sent       uint64        `json:"sent"` // bytes on the lane
@@ -114,7 +115,7 @@ func (p *peer) stats() PeerStats {
 		q := l.conn.ConnectionStats()
 		ps.Lanes = append(ps.Lanes, LaneStats{
 			Class: l.class.String(), Draining: l.draining.Load(), Directions: int(l.refs.Load()),
-			Window: q.CongestionWindow, RTT: q.SmoothedRTT, Lost: q.PacketsLost, Sent: q.BytesSent, Received: q.BytesReceived,
+			Window: q.CongestionWindow, Ready: l.warm.ready(), RTT: q.SmoothedRTT, Lost: q.PacketsLost, Sent: q.BytesSent, Received: q.BytesReceived,
 			Payload: l.sent.Load(), Filler: l.warm.filled.Load(),
 		})
 	}

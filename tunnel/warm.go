@@ -17,6 +17,8 @@ const (
 	warmFactor = 1.4
 	// warmInteractive is where it stops on an interactive lane: a page of objects at once. Flows that need more move on.
 	warmInteractive = 512 << 10
+	// warmLeast is where it stops at the least: quic-go's first window and a doubling.
+	warmLeast = 96 << 10
 	// warmFloor is the least a bulk lane is warmed to: an early estimate of the capacity may be far too low.
 	warmFloor = 1 << 20
 	// warmTime and warmBytes bound one attempt, warmAttempts the attempts on a lane.
@@ -52,25 +54,30 @@ func (w *warmer) init(l *lane) { w.l = l }
 // target is the congestion window that is enough for the lane, in bytes.
 func (w *warmer) target() uint64 {
 	most := uint64(quicMaxWindow * w.l.l.MaxPacketSize() * 9 / 10)
+	bond := uint64(warmFactor * float64(w.l.ses.bdp()))
 	if w.l.class != Bulk {
-		return min(warmInteractive, most)
+		return min(max(bond, warmLeast), warmInteractive)
 	}
-	return min(max(uint64(warmFactor*float64(w.l.ses.bdp())), warmFloor), most)
+	return min(max(bond, warmFloor), most)
 }
 
 // need is the congestion window without which the lane is not worth keeping, in bytes; 0 is not known. For bulk it is
 // what the bond carries, or a lane can at most; three quarters, as the estimate moves.
 func (w *warmer) need() uint64 {
+	bond := w.l.ses.bdp()
 	if w.l.class != Bulk {
-		return warmInteractive / 4
+		return min(warmInteractive/4, bond*3/4)
 	}
-	return min(w.l.ses.bdp(), uint64(quicMaxWindow*w.l.l.MaxPacketSize())*3/4) * 3 / 4
+	return min(bond, uint64(quicMaxWindow*w.l.l.MaxPacketSize())*3/4) * 3 / 4
 }
 
 // small tells whether the window is less than need: flows had better take another lane.
 func (w *warmer) small() bool {
 	return !w.l.ses.node.cfg.NoWarmUp && w.l.conn.ConnectionStats().CongestionWindow < w.need()
 }
+
+// ready tells whether the bond is known and the window is not small.
+func (w *warmer) ready() bool { return w.l.ses.bdp() > 0 && !w.small() }
 
 // wanted tells whether the lane is to be filled.
 func (w *warmer) wanted() bool {

@@ -128,18 +128,13 @@ func peerStatus(now time.Time, name, kind string, bs bond.Stats, rate map[string
 	return p
 }
 
-// warmInteractive is the window from which an interactive lane counts as ready: several objects of a page at once.
-const warmInteractive = 256 << 10
-
 func lanes(p *admin.Peer, t tunnel.PeerStats) {
-	// A bulk lane is ready when it alone can fill the bond.
-	warmBulk := uint64(p.CapacityMbit * 1e6 / 8 * p.RTTMs / 1e3)
 	for i, l := range t.Lanes {
 		state := "ready"
 		switch {
 		case l.Draining:
 			state = "draining"
-		case l.Class == tunnel.Bulk.String() && (l.Window < warmBulk || warmBulk == 0), l.Window < warmInteractive:
+		case !l.Ready:
 			state = "warming"
 		}
 		p.Lanes = append(p.Lanes, admin.Lane{

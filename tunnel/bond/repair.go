@@ -10,7 +10,10 @@ import (
 
 // onSource notes a packet sent for the first time.
 func (t *laneTx) onSource(at stamp, seq uint64, payload []byte, path uint8) {
-	ratio := max(t.ctl.Ratio(), t.shelter)
+	ratio := t.ctl.Ratio()
+	if len(payload) >= shelterSize {
+		ratio = max(ratio, t.shelter)
+	}
 	if t.class == Bulk && ratio == 0 {
 		t.enc = nil // no copy of each packet for nothing
 		return
@@ -30,11 +33,11 @@ func (t *laneTx) onSource(at stamp, seq uint64, payload []byte, path uint8) {
 
 const (
 	// A bulk lane's least repair ratio while its QUIC window is small: a copy of everything up to shelterFull of what the
-	// bond can carry, half up to shelterHalf, then shelterPerLoss times the loss, at most shelterMost.
-	shelterFull    = 0.15
-	shelterHalf    = 0.5
-	shelterPerLoss = 3
-	shelterMost    = 0.3
+	// bond can carry, half up to shelterHalf.
+	shelterFull = 0.15
+	shelterHalf = 0.5
+	// shelterSize is the least packet worth it: the loss of a mere acknowledgement costs QUIC no window.
+	shelterSize = 300
 	// shelterLoss is the loss from which shelter is worth it.
 	shelterLoss = 0.001
 	// interactiveNeed is the window in bytes that makes an interactive lane grown.
@@ -69,8 +72,6 @@ func (s *Session) setShelter(l *Lane) {
 		l.tx.shelter = 1
 	case grown < shelterHalf:
 		l.tx.shelter = 0.5
-	case grown < 1.2 && l.tx.class == Bulk:
-		l.tx.shelter = min(shelterMost, max(0.05, shelterPerLoss*loss))
 	}
 }
 
@@ -78,9 +79,6 @@ func (s *Session) setShelter(l *Lane) {
 func (t *laneTx) fecHold() time.Duration {
 	if t.enc == nil || t.shelter > 0 {
 		return 0 // sheltered lanes want the packet back soonest, by whatever way
-	}
-	if t.class == Bulk {
-		return 40 * time.Millisecond
 	}
 	return 25 * time.Millisecond
 }

@@ -29,6 +29,8 @@ const (
 	bulkFloor = 10
 	// tailRetry is the sender's own timer: a packet without any word for this long beyond a round trip is sent again.
 	tailRetry = 60 * time.Millisecond
+	// copyDebt is how far ahead of its pacer a path may be for the second copy of a packet.
+	copyDebt = 5 * time.Millisecond
 	// leftOutDelay and leftOutShare: a path that is later than the best by more than the one and carries less than the
 	// other of the bond's rate would cost a bulk lane more in round trip than it brings.
 	leftOutDelay = 150 * time.Millisecond
@@ -179,9 +181,10 @@ func (s *Session) tick(now time.Time, at stamp) {
 	s.tailTimer(at)
 	s.handleLost(at)
 	s.runDeferred(at)
+	s.measure(at)
 	for _, l := range s.live {
 		if l.rx.equalised() {
-			l.rx.equalise(at, s.rx[:], margin(s.slowest()))
+			l.rx.equalise(at, s.rx[:], s.above(at, l.rx))
 		}
 		l.tx.feedFEC(now)
 		s.setShelter(l)
@@ -425,12 +428,11 @@ func (s *Session) sendAgain(now time.Time, at stamp, l *Lane) (bool, stamp) {
 	}
 	l.tx.again.pop()
 	o.queued = false
-	first := o.path
 	s.transmit(now, at, l, seq, o, p)
 	l.tx.resent++
 	if (o.tries > 2 || l.tx.shelter > 0 && p.lossShort > 0.01) && s.b.out.room() {
 		// Not the first repetition any more, or one that must not fail: over two paths at once.
-		if q, _ := s.pick(at, pickAgain, o.buf.n, p.id); q != nil && q != p && (q.id != first || len(s.b.paths) < 3) {
+		if q := s.other(at, p, o.buf.n); q != nil {
 			s.b.emit(now, at, q, header{kind: kindSource, lane: l.id, aux: auxAgain, laneSeq: uint32(seq)}, o.buf.bytes(), true, false)
 		}
 	}
@@ -541,11 +543,7 @@ func (s *Session) pick(at stamp, how pickMode, n int, avoid uint8) (*pathTx, sta
 			}
 			continue
 		}
-		score := max(p.nextFree, at) + stamp(int64(size)*8_000_000/max(p.ctrl.Bandwidth(), 100_000)) + stamp(p.owdRel)
-		score += stamp(p.owdVar)
-		if how == pickAgain {
-			score += stamp(p.lossShort * float64(us(p.rtt)))
-		}
+		score := s.arrival(at, p, size, how == pickAgain)
 		if p.id == avoid {
 			score += us(20 * time.Millisecond)
 		}
@@ -560,6 +558,33 @@ func (s *Session) pick(at stamp, how pickMode, n int, avoid uint8) (*pathTx, sta
 		return nil, best.nextFree
 	}
 	return best, 0
+}
+
+// other is the path but p on which a copy of a packet arrives first. It may go a little into the pacer's debt: two copies
+// are worth more together.
+func (s *Session) other(at stamp, p *pathTx, n int) *pathTx {
+	size := n + headerSize + tagSize + frameOverhead
+	var best *pathTx
+	var bestScore stamp
+	for _, q := range s.b.paths {
+		if q == p || !q.usable() || q.inflight+int64(size) > q.ctrl.InflightCap() || q.full() || !q.validated || q.nextFree > at+us(copyDebt) {
+			continue
+		}
+		if score := s.arrival(at, q, size, true); best == nil || score < bestScore {
+			best, bestScore = q, score
+		}
+	}
+	return best
+}
+
+// arrival is when a packet sent on the path would arrive, against the paths' common offset, with a margin for jitter; on
+// a repetition a loss weighs as a round trip.
+func (s *Session) arrival(at stamp, p *pathTx, size int, again bool) stamp {
+	t := max(p.nextFree, at) + stamp(int64(size)*8_000_000/max(p.ctrl.Bandwidth(), 100_000)) + stamp(p.owdRel) + stamp(p.owdVar)
+	if again {
+		t += stamp(p.lossShort * float64(us(p.rtt)))
+	}
+	return t
 }
 
 // leftOut tells whether a path would cost a bulk lane more than it brings.

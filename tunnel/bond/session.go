@@ -61,6 +61,9 @@ type Session struct {
 	lost         []lostRef
 	deferred     ring[deferredLoss]
 	nextTick     stamp
+	nextMeasure  stamp
+	repairAbove  time.Duration // margin that hides the repetition of most lost packets, with the loss seen
+	repairMost   time.Duration // the same with any loss
 	probeRTT     *pathTx
 	turn         int // round robin over the lanes of a class
 	floor        int // packets since bulk last went
@@ -150,7 +153,7 @@ func (s *Session) capacity() (bitsPerSec int64, rtt time.Duration) {
 		}
 	}
 	if rtt = s.slowest(); rtt > 0 {
-		rtt += 2 * margin(rtt)
+		rtt += s.bulkMargin(false) + equaliseMargin
 	}
 	return bitsPerSec, rtt
 }
@@ -311,13 +314,13 @@ func (s *Session) accept(now time.Time, at stamp, u *uplink, addr netip.AddrPort
 		l.rx.active[h.path] = at
 		rx.lastSource = at
 		if !l.rx.haveDelay && l.rx.equalised() {
-			l.rx.equalise(at, s.rx[:], margin(s.slowest()))
+			l.rx.equalise(at, s.rx[:], s.above(at, l.rx))
 		}
-		sent := at - stamp(owd)
+		seq, sent := extend(h.laneSeq, l.rx.high), at-stamp(owd)
 		if h.aux == auxAgain {
-			sent = at - stamp(l.rx.common)
+			sent = l.rx.sentAbout(seq)
 		}
-		l.rx.source(at, extend(h.laneSeq, l.rx.high), body, sent)
+		l.rx.source(at, seq, body, sent)
 		l.touched = true
 	case kindRepair:
 		l := s.laneFor(at, h.lane)
@@ -421,10 +424,7 @@ func (s *Session) handleLost(at stamp) {
 			continue
 		}
 		o := l.tx.entry(ref.seq)
-		again := o != nil && o.tries > 1
-		if l.tx.class != Bulk || again {
-			l.tx.lostSince++
-		}
+		l.tx.lostSince++
 		if o == nil || o.buf == nil {
 			continue // repaired meanwhile
 		}
@@ -441,9 +441,7 @@ func (s *Session) handleLost(at stamp) {
 }
 
 func (s *Session) retransmit(l *Lane, seq uint64) {
-	if l.tx.class != Bulk || l.tx.entry(seq).tries > 1 {
-		l.tx.badSince++
-	}
+	l.tx.badSince++
 	if l.tx.class == Realtime {
 		return // of no use by then
 	}

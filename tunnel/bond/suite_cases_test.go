@@ -34,7 +34,7 @@ func simCases() []simCase {
 		},
 		{
 			name: "outage", links: simLinks("outage"), warm: 5 * time.Second, run: 10 * time.Second,
-			want: simBounds{ofLimit: 0.4, stall: 3200 * time.Millisecond, overhead: 2, quicLost: 500},
+			want: simBounds{ofLimit: 0.4, stall: time.Second, overhead: 2, quicLost: 500},
 		},
 		{
 			name: "delay-step", links: simLinks("typical"), warm: 5 * time.Second, run: 8 * time.Second,

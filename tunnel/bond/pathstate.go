@@ -3,8 +3,9 @@ package bond
 import "time"
 
 // advance moves the path's state on: up once the peer has answered, suspect when it goes silent, down when it stays
-// so, and back after clean probes and a dwell time that grows with flapping. Called with mu held.
-func (s *Session) advance(at stamp, p *pathTx) {
+// so, and back after clean probes and a dwell time that grows with flapping. What a path that went silent holds is added
+// to s.lost. Called with mu held.
+func (s *Session) advance(now time.Time, at stamp, p *pathTx) {
 	answered := p.acked && p.lastAck >= p.stateSince
 	switch p.state {
 	case PathOpening:
@@ -29,6 +30,9 @@ func (s *Session) advance(at stamp, p *pathTx) {
 		if at-from > us(s.slowestRTT(p)+limit) {
 			p.clean = 0
 			s.setState(at, p, PathSuspect)
+			s.b.host.log.Info("path suspect", "peer", s.b.cfg.Name, "path", p.name)
+			s.lost = p.giveUp(s.lost)
+			p.ctrl.OnSilence(now)
 		}
 	case PathSuspect:
 		switch {

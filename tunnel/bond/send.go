@@ -166,13 +166,7 @@ func (s *Session) tick(now time.Time, at stamp) {
 	s.lost = s.lost[:0]
 	starting := false
 	for _, p := range b.paths {
-		before := p.state
-		s.advance(at, p)
-		if p.state == PathSuspect && before == PathUp {
-			b.host.log.Info("path suspect", "peer", b.cfg.Name, "path", p.name)
-			s.lost = p.giveUp(s.lost)
-			p.ctrl.OnSilence(now)
-		}
+		s.advance(now, at, p)
 		s.probe(now, at, p)
 		starting = starting || (p.state == PathOpening && at-s.since < us(time.Second)) ||
 			(p.state == PathUp && p.ctrl.State() == rateStartup)

@@ -61,6 +61,7 @@ type lane struct {
 	load atomic.Int32  // flow directions sending here
 	refs atomic.Int32  // flow directions sending or receiving here
 	sent atomic.Uint64 // bytes of flows written here
+	used atomic.Uint64 // bytes of flows written or read here
 
 	window   atomic.Int64 // connection receive window, taken from the budget
 	draining atomic.Bool
@@ -84,9 +85,16 @@ func (l *lane) release() {
 
 func (l *lane) unref() { l.refs.Add(-1) }
 
-// use notes that a flow is about to write here: filler stops at once.
+// use notes that a flow is about to write n bytes here.
 func (l *lane) use(n int) {
 	l.sent.Add(uint64(n))
+	l.busy(n)
+}
+
+// busy notes that n bytes of flows are written or were read here: filler stops at once, in either direction. It would take
+// the way of the acknowledgements, and what the links carry costs money.
+func (l *lane) busy(n int) {
+	l.used.Add(uint64(n))
 	if l.warm.running.Load() {
 		l.warm.stop()
 	}

@@ -268,16 +268,19 @@ func margin(rtt time.Duration) time.Duration {
 	return min(max(equaliseMargin, time.Duration(equaliseShare*float64(rtt))), equaliseMost)
 }
 
-// equalise sets the common delay from the paths that carry the lane; above is the margin over the slowest.
-func (l *laneRx) equalise(now stamp, paths []*pathRx, above time.Duration) {
+// equalise sets the common delay from the paths that carry the lane.
+func (s *Session) equalise(now stamp, l *laneRx) {
+	above := margin(s.slowest())
 	var most int64
 	have := false
-	for _, p := range paths {
+	for _, p := range s.rx {
 		if p == nil || now-p.lastAt > us(activeFor) {
 			continue
 		}
-		// A young lane reckons with every path, or its round trip would grow while it spreads and end QUIC's slow start.
-		if l.received >= youngLane && (l.active[p.id] == 0 || now-l.active[p.id] > us(activeFor)) {
+		// A young lane reckons with every path, or its round trip would grow while it spreads and end QUIC's slow start; but
+		// not with one that is left out here, as it will be there.
+		carries := l.active[p.id] != 0 && now-l.active[p.id] <= us(activeFor)
+		if !carries && (l.received >= youngLane || p.pair != nil && s.leftOut(p.pair)) {
 			continue
 		}
 		base, edge := p.delay.base(), p.delay.edge()

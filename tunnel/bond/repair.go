@@ -52,7 +52,7 @@ func (s *Session) setShelter(l *Lane) {
 	}
 	var loss float64
 	for _, p := range s.b.paths {
-		if p.usable() {
+		if p.usable() && !(l.tx.class == Bulk && s.leftOut(p)) {
 			loss = max(loss, p.lossShort)
 		}
 	}

@@ -175,7 +175,7 @@ func (s *Session) tick(now time.Time, at stamp) {
 	s.runDeferred(at)
 	for _, l := range s.live {
 		if l.rx.equalised() {
-			l.rx.equalise(at, s.rx[:], margin(s.slowest()))
+			s.equalise(at, l.rx)
 		}
 		l.tx.feedFEC(now)
 		s.setShelter(l)

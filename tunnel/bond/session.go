@@ -133,7 +133,7 @@ func (s *Session) AcceptLane(ctx context.Context) (*Lane, error) {
 	}
 }
 
-// Capacity returns the estimated rate of all paths that are up, in bits a second as sent, and the round trip that a
+// Capacity returns the estimated rate of the paths that carry bulk, in bits a second as sent, and the round trip that a
 // bulk lane sees; zero before anything is known.
 func (s *Session) Capacity() (bitsPerSec int64, rtt time.Duration) {
 	b := s.b
@@ -145,7 +145,7 @@ func (s *Session) Capacity() (bitsPerSec int64, rtt time.Duration) {
 // capacity is Capacity with mu held.
 func (s *Session) capacity() (bitsPerSec int64, rtt time.Duration) {
 	for _, p := range s.b.paths {
-		if p.usable() {
+		if p.usable() && !s.leftOut(p) {
 			bitsPerSec += p.ctrl.Bandwidth()
 		}
 	}
@@ -155,11 +155,11 @@ func (s *Session) capacity() (bitsPerSec int64, rtt time.Duration) {
 	return bitsPerSec, rtt
 }
 
-// slowest is the longest base round trip of the paths that are up. Called with mu held.
+// slowest is the longest base round trip of the paths that carry bulk. Called with mu held.
 func (s *Session) slowest() time.Duration {
 	var rtt time.Duration
 	for _, p := range s.b.paths {
-		if p.usable() {
+		if p.usable() && !s.leftOut(p) {
 			rtt = max(rtt, p.rttMin)
 		}
 	}
@@ -311,7 +311,7 @@ func (s *Session) accept(now time.Time, at stamp, u *uplink, addr netip.AddrPort
 		l.rx.active[h.path] = at
 		rx.lastSource = at
 		if !l.rx.haveDelay && l.rx.equalised() {
-			l.rx.equalise(at, s.rx[:], margin(s.slowest()))
+			s.equalise(at, l.rx)
 		}
 		sent := at - stamp(owd)
 		if h.aux == auxAgain {

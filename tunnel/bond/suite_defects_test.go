@@ -40,3 +40,33 @@ func TestSilentPathGivesUpWhatItHolds(t *testing.T) {
 		}
 	})
 }
+
+// A path that carries no bulk has no say in what a bulk lane needs: in the scenario skewed, the round trip and the loss of
+// the third carrier, which is left out, kept lanes sheltered for good.
+func TestLeftOutPathHasNoSay(t *testing.T) {
+	seed := testSeed(t)
+	inBubble(t, func(t *testing.T) {
+		w := newWorldOf(t, seed, worldConfig{links: simLinks("skewed")})
+		defer w.close()
+		sa, sb := w.sessions()
+		<-sa.Started()
+		<-sb.Started()
+		time.Sleep(time.Second)
+		rate, rtt := sb.Capacity()
+		if want := int64(120_000_000); rate > want*102/100 || rate < want*9/10 {
+			t.Errorf("capacity %d bit/s, want that of the two paths that carry bulk, %d", rate, want)
+		}
+		if most := 500 * time.Millisecond; rtt > most {
+			t.Errorf("round trip of a bulk lane %v, want that over the two paths, under %v", rtt, most)
+		}
+		w.a.bond.mu.Lock()
+		defer w.a.bond.mu.Unlock()
+		_, at := w.a.host.now()
+		l := newLaneRx(laneID(Bulk, 1), Bulk)
+		sa.equalise(at, l)
+		base := sa.rx[0].delay.base()
+		if d := time.Duration(l.common-base) * time.Microsecond; d < 90*time.Millisecond || d > 190*time.Millisecond {
+			t.Errorf("common delay of a young lane %v above the first path's, want the second's 90 ms and the margin", d)
+		}
+	})
+}

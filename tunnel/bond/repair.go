@@ -19,6 +19,9 @@ func (t *laneTx) onSource(at stamp, seq uint64, payload []byte, path uint8) {
 		t.enc = fec.NewEncoder(fecWindow, maxPacket)
 	}
 	t.enc.Add(seq, payload)
+	if len(payload) < shelterLeast {
+		ratio = t.ctl.Ratio()
+	}
 	t.debt += ratio
 	t.uncovered++
 	t.lastPath = path
@@ -37,6 +40,9 @@ const (
 	shelterMost    = 0.3
 	// shelterLoss is the loss from which shelter is worth it.
 	shelterLoss = 0.001
+	// shelterLeast is the least length of a packet that shelter is for: shorter ones are mostly bare acknowledgements, whose
+	// loss QUIC does not count, and a node that only receives sends nothing else for hours.
+	shelterLeast = 160
 	// interactiveNeed is the window in bytes that makes an interactive lane grown.
 	interactiveNeed = 512 << 10
 )

@@ -70,3 +70,19 @@ func TestLeftOutPathHasNoSay(t *testing.T) {
 		}
 	})
 }
+
+// Bare acknowledgements are not sheltered: the window of a node that only receives never grows, and each of its packets
+// went twice.
+func TestShelterIsNotForAcknowledgements(t *testing.T) {
+	for _, tc := range []struct {
+		size int
+		debt float64
+	}{{60, 0}, {shelterLeast - 1, 0}, {shelterLeast, 1}, {1200, 1}} {
+		l := newLaneTx(laneID(Bulk, 0), Bulk)
+		l.shelter = 1
+		l.onSource(1, 0, make([]byte, tc.size), 0)
+		if l.debt != tc.debt {
+			t.Errorf("a packet of %d bytes in shelter owes %v repairs, want %v", tc.size, l.debt, tc.debt)
+		}
+	}
+}

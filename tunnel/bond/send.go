@@ -516,7 +516,7 @@ func (s *Session) pick(at stamp, how pickMode, n int, avoid uint8) (*pathTx, sta
 	var best *pathTx
 	var bestScore, wait stamp
 	for _, p := range s.b.paths {
-		if !p.usable() || p.inflight+int64(size) > p.ctrl.InflightCap() || p.full() ||
+		if !s.carries(p) || p.inflight+int64(size) > p.ctrl.InflightCap() || p.full() ||
 			(!p.validated && p.unvalBytes+size > maxUnvalidated) {
 			continue
 		}

@@ -62,6 +62,7 @@ type Session struct {
 	deferred     ring[deferredLoss]
 	nextTick     stamp
 	probeRTT     *pathTx
+	up           int // paths that are
 	turn         int // round robin over the lanes of a class
 	floor        int // packets since bulk last went
 }

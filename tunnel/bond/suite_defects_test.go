@@ -86,3 +86,38 @@ func TestShelterIsNotForAcknowledgements(t *testing.T) {
 		}
 	}
 }
+
+// While no path is up, a suspect one carries the lanes; with another one up it does not.
+func TestSuspectPathCarriesWhileNoneIsUp(t *testing.T) {
+	seed := testSeed(t)
+	inBubble(t, func(t *testing.T) {
+		w := newWorldOf(t, seed, worldConfig{links: simLinks("clean")[:2]})
+		defer w.close()
+		sa, sb := w.sessions()
+		<-sa.Started()
+		<-sb.Started()
+		time.Sleep(time.Second) // what finding the rate had in flight is answered
+		b := w.b.bond
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		_, at := b.host.now()
+		p, q := b.paths[0], b.paths[1]
+		for _, tc := range []struct {
+			p, q PathState
+			want string
+		}{{PathUp, PathSuspect, p.name}, {PathSuspect, PathUp, q.name}, {PathSuspect, PathDown, p.name}, {PathDown, PathDown, ""}, {PathDown, PathUp, q.name}} {
+			sb.setState(at, p, tc.p)
+			sb.setState(at, q, tc.q)
+			p.nextFree, q.nextFree = at, at
+			for _, how := range []pickMode{pickEarliest, pickSpread, pickAgain} {
+				got := ""
+				if path, _ := sb.pick(at, how, 1000, maxPaths); path != nil {
+					got = path.name
+				}
+				if got != tc.want {
+					t.Errorf("pick %d with paths %v and %v: %q, want %q", how, tc.p, tc.q, got, tc.want)
+				}
+			}
+		}
+	})
+}

@@ -74,12 +74,7 @@ func (s *Session) bulkMargin(young bool) time.Duration {
 
 // windowRoom is the margin with which quic-go's largest window still fills the bond.
 func (s *Session) windowRoom(slow time.Duration) time.Duration {
-	var rate int64
-	for _, p := range s.b.paths {
-		if p.usable() {
-			rate += p.ctrl.Bandwidth()
-		}
-	}
+	rate := s.rate()
 	if rate == 0 {
 		return 0
 	}
@@ -94,7 +89,7 @@ func (s *Session) measure(at stamp) {
 	s.nextMeasure = at + us(measureEvery)
 	fast := time.Duration(0)
 	for _, p := range s.b.paths {
-		if p.usable() && (fast == 0 || p.rttMin < fast) {
+		if p.usable() && !s.leftOut(p) && (fast == 0 || p.rttMin < fast) {
 			fast = p.rttMin
 		}
 	}
@@ -128,16 +123,19 @@ func (p *pathRx) measure(at stamp) {
 	p.peak = max(p.peak*peakDecay, float64(got)/span.duration().Seconds())
 }
 
-// equalise sets the common delay from the paths that carry the lane; above is the margin over the slowest.
-func (l *laneRx) equalise(now stamp, paths []*pathRx, above time.Duration) {
+// equalise sets the common delay from the paths that carry the lane.
+func (s *Session) equalise(now stamp, l *laneRx) {
+	above := s.above(now, l)
 	var most int64
 	have := false
-	for _, p := range paths {
+	for _, p := range s.rx {
 		if p == nil || now-p.lastAt > us(activeFor) {
 			continue
 		}
-		// A young lane reckons with every path, or its round trip would grow while it spreads and end QUIC's slow start.
-		if l.received >= youngLane && (l.active[p.id] == 0 || now-l.active[p.id] > us(activeFor)) {
+		// A young lane reckons with every path, or its round trip would grow while it spreads and end QUIC's slow start; but
+		// not with one that is left out here, as it will be there.
+		carries := l.active[p.id] != 0 && now-l.active[p.id] <= us(activeFor)
+		if !carries && (l.received >= youngLane || p.pair != nil && s.leftOut(p.pair)) {
 			continue
 		}
 		base, edge := p.delay.base(), p.delay.edge()

@@ -63,10 +63,22 @@ func (s *Session) setState(at stamp, p *pathTx, to PathState) {
 	if to == PathUp && from != PathOpening || to == PathDown {
 		s.b.host.log.Info("path "+to.String(), "peer", s.b.cfg.Name, "path", p.name, "was", from)
 	}
+	if from == PathUp {
+		s.up--
+	}
+	if to == PathUp {
+		s.up++
+	}
 	p.state, p.stateSince = to, at
 	if to == PathDown || to == PathSuspect {
 		p.clean = 0
 	}
+}
+
+// carries tells whether lane packets may go on a path: while none is up, also on a suspect one, as a bond that fell silent
+// for want of a better path would make QUIC see the pause.
+func (s *Session) carries(p *pathTx) bool {
+	return p.state == PathUp || s.up == 0 && p.state == PathSuspect
 }
 
 // slowestRTT is the longest a report about p may take: out on p, back on any path.

@@ -10,10 +10,7 @@ import (
 
 // onSource notes a packet sent for the first time.
 func (t *laneTx) onSource(at stamp, seq uint64, payload []byte, path uint8) {
-	ratio := t.ctl.Ratio()
-	if len(payload) >= shelterSize {
-		ratio = max(ratio, t.shelter)
-	}
+	ratio := max(t.ctl.Ratio(), t.shelter)
 	if t.class == Bulk && ratio == 0 {
 		t.enc = nil // no copy of each packet for nothing
 		return
@@ -22,6 +19,9 @@ func (t *laneTx) onSource(at stamp, seq uint64, payload []byte, path uint8) {
 		t.enc = fec.NewEncoder(fecWindow, maxPacket)
 	}
 	t.enc.Add(seq, payload)
+	if len(payload) < shelterLeast {
+		ratio = t.ctl.Ratio()
+	}
 	t.debt += ratio
 	t.uncovered++
 	t.lastPath = path
@@ -36,10 +36,11 @@ const (
 	// bond can carry, half up to shelterHalf.
 	shelterFull = 0.15
 	shelterHalf = 0.5
-	// shelterSize is the least packet worth it: the loss of a mere acknowledgement costs QUIC no window.
-	shelterSize = 300
 	// shelterLoss is the loss from which shelter is worth it.
 	shelterLoss = 0.001
+	// shelterLeast is the least length of a packet that shelter is for: shorter ones are mostly bare acknowledgements, whose
+	// loss QUIC does not count, and a node that only receives sends nothing else for hours.
+	shelterLeast = 160
 	// interactiveNeed is the window in bytes that makes an interactive lane grown.
 	interactiveNeed = 512 << 10
 )
@@ -55,7 +56,7 @@ func (s *Session) setShelter(l *Lane) {
 	}
 	var loss float64
 	for _, p := range s.b.paths {
-		if p.usable() {
+		if p.usable() && !(l.tx.class == Bulk && s.leftOut(p)) {
 			loss = max(loss, p.lossShort)
 		}
 	}

@@ -178,7 +178,7 @@ func (s *Session) tick(now time.Time, at stamp) {
 	s.measure(at)
 	for _, l := range s.live {
 		if l.rx.equalised() {
-			l.rx.equalise(at, s.rx[:], s.above(at, l.rx))
+			s.equalise(at, l.rx)
 		}
 		l.tx.feedFEC(now)
 		s.setShelter(l)
@@ -518,7 +518,7 @@ func (s *Session) pick(at stamp, how pickMode, n int, avoid uint8) (*pathTx, sta
 	var best *pathTx
 	var bestScore, wait stamp
 	for _, p := range s.b.paths {
-		if !p.usable() || p.inflight+int64(size) > p.ctrl.InflightCap() || p.full() ||
+		if !s.carries(p) || p.inflight+int64(size) > p.ctrl.InflightCap() || p.full() ||
 			(!p.validated && p.unvalBytes+size > maxUnvalidated) {
 			continue
 		}

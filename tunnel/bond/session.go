@@ -65,6 +65,7 @@ type Session struct {
 	repairAbove  time.Duration // margin that hides the repetition of most lost packets, with the loss seen
 	repairMost   time.Duration // the same with any loss
 	probeRTT     *pathTx
+	up           int // paths that are
 	turn         int // round robin over the lanes of a class
 	floor        int // packets since bulk last went
 }
@@ -136,7 +137,7 @@ func (s *Session) AcceptLane(ctx context.Context) (*Lane, error) {
 	}
 }
 
-// Capacity returns the estimated rate of all paths that are up, in bits a second as sent, and the round trip that a
+// Capacity returns the estimated rate of the paths that carry bulk, in bits a second as sent, and the round trip that a
 // bulk lane sees; zero before anything is known.
 func (s *Session) Capacity() (bitsPerSec int64, rtt time.Duration) {
 	b := s.b
@@ -147,22 +148,27 @@ func (s *Session) Capacity() (bitsPerSec int64, rtt time.Duration) {
 
 // capacity is Capacity with mu held.
 func (s *Session) capacity() (bitsPerSec int64, rtt time.Duration) {
-	for _, p := range s.b.paths {
-		if p.usable() {
-			bitsPerSec += p.ctrl.Bandwidth()
-		}
-	}
 	if rtt = s.slowest(); rtt > 0 {
 		rtt += s.bulkMargin(false) + equaliseMargin
 	}
-	return bitsPerSec, rtt
+	return s.rate(), rtt
 }
 
-// slowest is the longest base round trip of the paths that are up. Called with mu held.
+// rate is what the paths that carry bulk carry together, bits a second. Called with mu held.
+func (s *Session) rate() (bitsPerSec int64) {
+	for _, p := range s.b.paths {
+		if p.usable() && !s.leftOut(p) {
+			bitsPerSec += p.ctrl.Bandwidth()
+		}
+	}
+	return bitsPerSec
+}
+
+// slowest is the longest base round trip of the paths that carry bulk. Called with mu held.
 func (s *Session) slowest() time.Duration {
 	var rtt time.Duration
 	for _, p := range s.b.paths {
-		if p.usable() {
+		if p.usable() && !s.leftOut(p) {
 			rtt = max(rtt, p.rttMin)
 		}
 	}
@@ -314,7 +320,7 @@ func (s *Session) accept(now time.Time, at stamp, u *uplink, addr netip.AddrPort
 		l.rx.active[h.path] = at
 		rx.lastSource = at
 		if !l.rx.haveDelay && l.rx.equalised() {
-			l.rx.equalise(at, s.rx[:], s.above(at, l.rx))
+			s.equalise(at, l.rx)
 		}
 		seq, sent := extend(h.laneSeq, l.rx.high), at-stamp(owd)
 		if h.aux == auxAgain {

@@ -31,6 +31,10 @@ const (
 	tailRetry = 60 * time.Millisecond
 	// copyDebt is how far ahead of its pacer a path may be for the second copy of a packet.
 	copyDebt = 5 * time.Millisecond
+	// copyAfter is how much later the second copy goes where there is only one path: a burst of loss is over by then.
+	// maxCopies bounds those that wait; more are not made.
+	copyAfter = 12 * time.Millisecond
+	maxCopies = 1024
 	// leftOutDelay and leftOutShare: a path that is later than the best by more than the one and carries less than the
 	// other of the bond's rate would cost a bulk lane more in round trip than it brings.
 	leftOutDelay = 150 * time.Millisecond
@@ -175,6 +179,7 @@ func (s *Session) tick(now time.Time, at stamp) {
 	s.tailTimer(at)
 	s.handleLost(at)
 	s.runDeferred(at)
+	s.runCopies(now, at)
 	s.measure(at)
 	for _, l := range s.live {
 		if l.rx.equalised() {
@@ -427,10 +432,31 @@ func (s *Session) sendAgain(now time.Time, at stamp, l *Lane) (bool, stamp) {
 	if (o.tries > 2 || l.tx.shelter > 0 && p.lossShort > 0.01) && s.b.out.room() {
 		// Not the first repetition any more, or one that must not fail: over two paths at once.
 		if q := s.other(at, p, o.buf.n); q != nil {
-			s.b.emit(now, at, q, header{kind: kindSource, lane: l.id, aux: auxAgain, laneSeq: uint32(seq)}, o.buf.bytes(), true, false)
+			s.copy(now, at, q, l, seq, o)
+		} else if s.up < 2 && s.copies.len() < maxCopies {
+			s.copies.push(deferredLoss{lostRef{lane: l.id, seq: seq, path: p.id}, at + us(copyAfter)})
 		}
 	}
 	return true, 0
+}
+
+// copy sends a lane packet once more without expecting word of this copy.
+func (s *Session) copy(now time.Time, at stamp, p *pathTx, l *Lane, seq uint64, o *outPacket) {
+	s.b.emit(now, at, p, header{kind: kindSource, lane: l.id, aux: auxAgain, laneSeq: uint32(seq)}, o.buf.bytes(), true, false)
+}
+
+// runCopies sends the second copies that had only one path to go on. Called with mu held.
+func (s *Session) runCopies(now time.Time, at stamp) {
+	for s.copies.len() > 0 && s.copies.front().due <= at && s.b.out.room() {
+		d := s.copies.pop()
+		p, l := s.b.paths[d.ref.path], s.lanes[d.ref.lane]
+		if l == nil || !p.usable() || p.full() {
+			continue
+		}
+		if o := l.tx.entry(d.ref.seq); o != nil && o.buf != nil {
+			s.copy(now, at, p, l, d.ref.seq, o)
+		}
+	}
 }
 
 func (s *Session) transmit(now time.Time, at stamp, l *Lane, seq uint64, o *outPacket, p *pathTx) {

@@ -60,6 +60,7 @@ type Session struct {
 	in           report
 	lost         []lostRef
 	deferred     ring[deferredLoss]
+	copies       ring[deferredLoss] // second copies that are to follow the first on its path
 	nextTick     stamp
 	nextMeasure  stamp
 	repairAbove  time.Duration // margin that hides the repetition of most lost packets, with the loss seen

@@ -13,9 +13,9 @@ import (
 const (
 	// interactiveWindow holds ElephantBytes and what is on the way when a direction moves to a bulk lane.
 	interactiveWindow = 512 << 10
-	// bulkWindow lets a new elephant run at 220 Mbit/s over the 600 ms that an idle lane shows; bulkWindowMax is the product of
+	// bulkWindow lets a new elephant run at 110 Mbit/s over the 600 ms that an idle lane shows; bulkWindowMax is the product of
 	// what one QUIC connection reaches (10,000 packets) with room to spare.
-	bulkWindow    = 16 << 20
+	bulkWindow    = 8 << 20
 	bulkWindowMax = 24 << 20
 
 	// Connection windows: what all streams of a lane may hold unread. They are taken from the node's budget, as far as
@@ -24,7 +24,7 @@ const (
 	interactiveConnWindowMin = 4 << 20
 	interactiveConnWindowMax = 64 << 20
 	bulkConnWindow           = 96 << 20
-	bulkConnWindowMin        = bulkWindow
+	bulkConnWindowMin        = 2 * bulkWindow
 	bulkConnWindowMax        = 256 << 20
 
 	// maxStreams bounds the flows a peer may have open on one lane; more wait at the peer for one to end.

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -49,10 +50,9 @@ func labFlags(cmd *cobra.Command, o *lab.Options) {
 	f := cmd.Flags()
 	f.BoolVar(&o.NoAgent, "no-agent", false, "put the client straight behind gateway sha")
 	f.Uint64Var(&o.Seed, "seed", 1, "seed of losses, jitter and payload")
-	f.StringVar(&o.Via, "via", lab.ViaLandbridge, "landbridge or direct (plain routing over one carrier)")
-	f.StringSliceVar(&o.Carriers, "carriers", nil, "carriers to use, of ct,cu,cm (default all)")
-	f.StringVar(&o.Congestion, "congestion", "cubic", "TCP congestion control of client and origin")
-	f.StringVar(&o.Programs, "programs", "", "directory of landbridge-gateway and landbridge-agent (default that of this program)")
+	f.StringVar(&o.Via, "via", lab.ViaLandbridge, "the way across the border: "+strings.Join(lab.ViaNames(), ", "))
+	f.StringSliceVar(&o.Carriers, "carriers", nil, "carriers to use, of ct,cu,cm (default all, or the best where the way takes one)")
+	f.StringVar(&o.Programs, "programs", "", "directory of landbridge-gateway, landbridge-agent and others' programs (default that of this program)")
 }
 
 func newLabUpCommand(name *string) *cobra.Command {
@@ -236,16 +236,16 @@ func newLabEmulateCommand() *cobra.Command {
 
 // newLabServeCommand is the origin's web server, which "lab up" starts itself.
 func newLabServeCommand() *cobra.Command {
-	var congestion string
+	var via string
 	cmd := &cobra.Command{
 		Use:    "serve",
 		Short:  "Serve the origin's pages (started by the lab)",
 		Hidden: true,
 		Args:   cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return lab.Serve(cmd.Context(), congestion)
+			return lab.Serve(cmd.Context(), via)
 		},
 	}
-	cmd.Flags().StringVar(&congestion, "congestion", "cubic", "TCP congestion control")
+	cmd.Flags().StringVar(&via, "via", lab.ViaLandbridge, "the lab's way across the border")
 	return cmd
 }

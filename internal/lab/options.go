@@ -54,20 +54,26 @@ const (
 	agentProgram   = "landbridge-agent"
 )
 
-// findPrograms makes sure that what the lab will start is there.
-func findPrograms(o *Options) error {
+// programDir is where programs are looked for first.
+func (o Options) programDir() (string, error) {
+	if o.Programs != "" {
+		return o.Programs, nil
+	}
 	self, err := os.Executable()
 	if err != nil {
-		return fmt.Errorf("find the running program: %w", err)
+		return "", fmt.Errorf("find the running program: %w", err)
 	}
-	if o.Programs == "" {
-		o.Programs = filepath.Dir(self)
-	}
-	if o.Via == ViaDirect {
-		return nil
+	return filepath.Dir(self), nil
+}
+
+// findPrograms makes sure that Landbridge's programs are there.
+func findPrograms(o Options) error {
+	dir, err := o.programDir()
+	if err != nil {
+		return err
 	}
 	for _, name := range []string{gatewayProgram, agentProgram} {
-		if _, err := os.Stat(filepath.Join(o.Programs, name)); err != nil {
+		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
 			return hint.With(fmt.Errorf("find %s: %w", name, err), "build all programs with \"make build\" and run bin/landbridge")
 		}
 	}

@@ -15,7 +15,7 @@ import (
 type Result struct {
 	Scenario string   `json:"scenario"`
 	Workload string   `json:"workload"` // bulk or objects
-	Via      string   `json:"via"`      // landbridge or direct
+	Via      string   `json:"via"`      // one of ViaNames
 	Seed     uint64   `json:"seed"`
 	Seconds  float64  `json:"seconds"` // measured
 	Agent    bool     `json:"agent"`   // the client sits behind an agent and its two access links
@@ -166,10 +166,7 @@ func (r *Result) WriteTable(w io.Writer) error {
 	var b strings.Builder
 	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	row := func(name, format string, args ...any) { fmt.Fprintf(t, name+"\t"+format+"\n", args...) }
-	way := "via " + r.Via
-	if r.Via == ViaDirect {
-		way = fmt.Sprintf("direct over %s (%s)", strings.Join(r.Carriers, "+"), r.Congestion)
-	}
+	way := fmt.Sprintf("via %s over %s", r.Via, strings.Join(r.Carriers, "+"))
 	behind := "client - agent - sha"
 	if !r.Agent {
 		behind = "client - sha"
@@ -220,9 +217,3 @@ func (r *Result) WriteTable(w io.Writer) error {
 	_, err := io.WriteString(w, b.String())
 	return err
 }
-
-// The ways across the border, as --via takes them.
-const (
-	ViaLandbridge = "landbridge"
-	ViaDirect     = "direct"
-)

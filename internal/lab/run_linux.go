@@ -21,19 +21,21 @@ import (
 type kernelNetwork struct{ opt Options }
 
 func (k kernelNetwork) Dial(ctx context.Context, port int) (c net.Conn, err error) {
+	w, at := k.opt.way(), k.opt.via().entry(k.opt, port)
 	err = wan.InNamespace(k.opt.namespace(machineClient), func() (err error) {
-		d := net.Dialer{Control: congestion(k.opt.Congestion)}
-		d.SetMultipathTCP(false)
-		c, err = d.DialContext(ctx, "tcp", originAt(port).String())
+		d := net.Dialer{Control: congestion(w.congestion)}
+		d.SetMultipathTCP(w.multipath)
+		c, err = d.DialContext(ctx, "tcp", at.String())
 		return err
 	})
 	return c, err
 }
 
 func (k kernelNetwork) Listen(port int) (l net.Listener, err error) {
+	w := k.opt.way()
 	err = wan.InNamespace(k.opt.namespace(machineOrigin), func() (err error) {
-		lc := net.ListenConfig{Control: congestion(k.opt.Congestion)}
-		lc.SetMultipathTCP(false)
+		lc := net.ListenConfig{Control: congestion(w.congestion)}
+		lc.SetMultipathTCP(w.multipath)
 		l, err = lc.Listen(context.Background(), "tcp", originAt(port).String())
 		return err
 	})
@@ -98,7 +100,7 @@ func (lab *Lab) measure(ctx context.Context, nw Network, o RunOptions) (*Result,
 	opt := lab.state.Options
 	res := &Result{
 		Scenario: opt.Scenario, Workload: o.Workload, Via: opt.Via, Seed: opt.Seed, Agent: !opt.NoAgent,
-		Carriers: opt.Carriers, Congestion: opt.Congestion, LimitMbit: limitMbit(lab.links),
+		Carriers: opt.Carriers, Congestion: opt.way().congestion, LimitMbit: limitMbit(lab.links),
 		BestPathRTT: millis(bestPathRTT(lab.links, !opt.NoAgent)),
 	}
 	var before, after reading

@@ -55,7 +55,7 @@ func (v viaHysteria) start(_ context.Context, lab *Lab, detached bool) error {
 		"tls":   object{"enabled": true, "server_name": hysteriaName, "certificate": lines(cert), "key": lines(key)},
 	}
 	if v.told {
-		mbits := int(lab.links[0].Impairment.Rate / 1_000_000)
+		mbits := int(lab.links[0].Impairment.Capacity() / 1_000_000)
 		for _, side := range []object{outbound, inbound} {
 			side["up_mbps"], side["down_mbps"] = mbits, mbits
 		}

@@ -136,3 +136,36 @@ func TestUpRefusesForwarders(t *testing.T) {
 		t.Error("Landbridge is not among the ways for people")
 	}
 }
+
+// TestBesides lets a flow compete with another over a carrier whose rate changes.
+func TestBesides(t *testing.T) {
+	requireRoot(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	defer cancel()
+	res, _, err := Run(ctx, RunOptions{
+		Options:  Options{Name: testName() + "z", Scenario: "clean", Via: ViaTCPBBR, NoAgent: true, Carriers: []string{"cm"}, Seed: testSeed(t)},
+		Workload: WorkloadBulk, Window: 5 * time.Second,
+		Competitor: ViaTCPBBR, CompetitorCarrier: "cm",
+		Steps: []RateStep{{"cm", 60_000_000, 3 * time.Second}, {"cm", 8_000_000, 2 * time.Second}},
+	}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if why := res.Failed(); why != "" {
+		t.Error(why)
+	}
+	c := res.Competitor
+	if c == nil || c.GoodputMbit < 1 || c.Share < 0.1 || c.Share > 0.9 || c.Share+c.WorkloadShare != 1 {
+		t.Errorf("competitor %+v, want a part of the carrier", c)
+	}
+	if len(res.Steps) != 2 || res.Steps[0].FromMbit != 50 || res.Steps[0].ToMbit != 8 || res.Steps[1].FromMbit != 8 || res.Steps[1].At < 3 {
+		t.Fatalf("steps %+v", res.Steps)
+	}
+	// Two BBR flows that had 50 Mbit/s build a queue at 8.
+	if s := res.Steps[0]; s.QueueMSMax < 20 || s.QueueGone != nil && *s.QueueGone == 0 || s.Used != nil {
+		t.Errorf("the fall: %v", s)
+	}
+	if s := res.Steps[1]; s.QueueGone != nil {
+		t.Errorf("the rise: %v", s)
+	}
+}

@@ -125,7 +125,7 @@ func (e *Emulator) Stats() []LinkStats {
 		out[i].Name = l.name
 		for k, s := range []*WayStats{&out[i].AtoB, &out[i].BtoA} {
 			w := l.ways[k]
-			s.Counters = w.pipe.counters()
+			s.Counters = w.pipe.counters(time.Since(e.start))
 			s.WriteErrors = w.writeErrors
 			if !e.closed {
 				s.DeviceDrops = w.from.dropped()

@@ -230,7 +230,7 @@ func (l *Link) Stats(d Direction) Counters {
 	w := l.ways[d]
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.pipe.counters()
+	return w.pipe.counters(w.now())
 }
 
 // oneWay is one direction of a Link: a pipe and the timer that empties it.

@@ -181,6 +181,9 @@ func TestNetworkImpairments(t *testing.T) {
 	got, c := run(t, testSeed(t), mustParse("delay 30ms loss 3% duplicate 2% corrupt 1% reorder 4% 5ms"), n, time.Millisecond, nil)
 	checkCounters(t, c)
 	within99(t, "lost", c.Lost, n, 0.03, 1)
+	if c.DeliveredBytes != c.Delivered*(500+HeaderIPv4) {
+		t.Errorf("%d bytes delivered in %d frames of %d", c.DeliveredBytes, c.Delivered, 500+HeaderIPv4)
+	}
 	if uint64(len(got)) != c.Delivered {
 		t.Errorf("%d arrive, counted %d", len(got), c.Delivered)
 	}

@@ -15,6 +15,7 @@ type pipe[F any] struct {
 	maxFlying int
 
 	inFlight uint64 // copies of modelled frames in both
+	arrived  uint64 // bytes of modelled frames popped alive
 	seq      uint64
 	other    uint64
 	overflow uint64
@@ -31,6 +32,7 @@ type flying[F any] struct {
 	at, depart time.Duration
 	corrupt    uint64
 	seq        uint64
+	size       int // Ethernet bytes
 	copies     int
 	bypass     bool
 }
@@ -47,7 +49,7 @@ func (p *pipe[F]) offer(now time.Duration, frameBytes int, f F) bool {
 		return false
 	}
 	p.inFlight += uint64(d.Copies)
-	p.add(flying[F]{frame: f, at: d.At, depart: d.Depart, corrupt: d.Corrupt, copies: d.Copies}, d.Late)
+	p.add(flying[F]{frame: f, at: d.At, depart: d.Depart, corrupt: d.Corrupt, size: frameBytes, copies: d.Copies}, d.Late)
 	return true
 }
 
@@ -123,6 +125,7 @@ func (p *pipe[F]) pop(now time.Duration) (x flying[F], ok bool) {
 		p.outage += uint64(x.copies)
 		x.copies = 0
 	}
+	p.arrived += uint64(x.copies * x.size)
 	return x, true
 }
 
@@ -201,12 +204,17 @@ func (p *pipe[F]) setImpairment(now time.Duration, imp Impairment) {
 	p.shaper.lastAt = max(p.shaper.lastAt, last)
 }
 
-func (p *pipe[F]) counters() Counters {
+func (p *pipe[F]) counters(now time.Duration) Counters {
 	c := p.shaper.Counters()
+	c.Queue, c.Dark = p.shaper.Backlog(now), p.shaper.dark(now)
 	c.InFlight = p.inFlight
 	c.Delivered -= p.inFlight + p.overflow + p.outage
 	c.Overflow = p.overflow
 	c.Outage += p.outage
 	c.Other = p.other
+	c.DeliveredBytes = p.arrived
+	if n := len(p.dark); n > 0 && p.dark[n-1].to < 0 {
+		c.Dark = true
+	}
 	return c
 }

@@ -68,9 +68,35 @@ func TestPipeDark(t *testing.T) {
 	if len(got) != 15 || got[4] != 4 || got[5] != 20 {
 		t.Errorf("arrive: %v", got)
 	}
-	c := p.counters()
-	if c.Outage != 15 || c.Delivered != 15 || c.Sent != 30 || c.InFlight != 0 {
+	c := p.counters(6 * time.Millisecond)
+	if c.Outage != 15 || c.Delivered != 15 || c.DeliveredBytes != 15*1250 || c.Sent != 30 || c.InFlight != 0 {
 		t.Errorf("counters %+v", c)
+	}
+}
+
+// TestPipeState: the queue and the darkness of the moment, whoever made it dark.
+func TestPipeState(t *testing.T) {
+	p := newPipe(mustParse("10mbit outage 3s every 10s"), 1)
+	for i := range 30 {
+		p.offer(0, 1250, i) // a millisecond each
+	}
+	for _, tc := range []struct {
+		at    time.Duration
+		queue time.Duration
+		off   bool
+		dark  bool
+	}{
+		{at: 10 * time.Millisecond, queue: 20 * time.Millisecond, dark: true},
+		{at: 31 * time.Millisecond, dark: true},
+		{at: 3 * time.Second},
+		{at: 4 * time.Second, off: true, dark: true},
+		{at: 5 * time.Second},
+		{at: 11 * time.Second, dark: true},
+	} {
+		p.darken(tc.at, tc.off)
+		if c := p.counters(tc.at); c.Queue != tc.queue || c.Dark != tc.dark {
+			t.Errorf("at %v: queue %v, dark %v, want %v, %v", tc.at, c.Queue, c.Dark, tc.queue, tc.dark)
+		}
 	}
 }
 
@@ -84,7 +110,7 @@ func TestPipeBypass(t *testing.T) {
 	if len(frames) != 2 || frames[0] != 2 || frames[1] != 3 || at[1] != 21*time.Millisecond {
 		t.Errorf("arrive: %v at %v", frames, at)
 	}
-	if c := p.counters(); c.Other != 2 || c.Delivered != 0 {
+	if c := p.counters(0); c.Other != 2 || c.Delivered != 0 {
 		t.Errorf("counters %+v", c)
 	}
 }
@@ -95,7 +121,7 @@ func TestPipeBound(t *testing.T) {
 	for i := range 300 {
 		p.offer(0, 100, i)
 	}
-	c := p.counters()
+	c := p.counters(0)
 	if c.Overflow == 0 || c.InFlight < 100 || c.InFlight > 200 {
 		t.Errorf("counters %+v", c)
 	}
@@ -169,12 +195,12 @@ func TestPipeRandom(t *testing.T) {
 				}
 				last, lastFrame = next, x.frame
 			}
-			checkCounters(t, p.counters())
+			checkCounters(t, p.counters(now))
 		}
 		arrivals(p)
-		if c := p.counters(); c.InFlight != 0 {
+		if c := p.counters(now); c.InFlight != 0 {
 			t.Fatalf("round %d: %+v", round, c)
 		}
-		checkCounters(t, p.counters())
+		checkCounters(t, p.counters(now))
 	}
 }

@@ -13,7 +13,8 @@ const fullFrame = 1514
 
 // Counters count frames of one direction since the link's start. Offered =
 // TooBig + Policed + QueueDrops + Sent, and Sent + Duplicated = Lost + Outage +
-// Overflow + Delivered + InFlight.
+// Overflow + Delivered + InFlight. Queue and Dark are the link's state at that
+// moment.
 type Counters struct {
 	Offered    uint64 `json:"offered"`
 	TooBig     uint64 `json:"too_big"`     // dropped: above the MTU
@@ -28,8 +29,13 @@ type Counters struct {
 	Corrupted  uint64 `json:"corrupted"`
 	Duplicated uint64 `json:"duplicated"`
 	Delivered  uint64 `json:"delivered"`
-	InFlight   uint64 `json:"in_flight"`
-	Other      uint64 `json:"other"` // frames passed outside the model (neighbour discovery), in no other counter
+	// DeliveredBytes are bytes of Ethernet frame, of Delivered.
+	DeliveredBytes uint64 `json:"delivered_bytes"`
+	InFlight       uint64 `json:"in_flight"`
+	Other          uint64 `json:"other"` // frames passed outside the model (neighbour discovery), in no other counter
+
+	Queue time.Duration `json:"queue_ns"` // how long a frame offered now would wait
+	Dark  bool          `json:"dark"`     // nothing gets through: an outage, or darkened
 }
 
 // Delivery is a frame's fate. Times are since the link's start.
@@ -143,8 +149,8 @@ func (s *Shaper) SetImpairment(now time.Duration, imp Impairment) (moved func(de
 	return moved
 }
 
-// Counters returns the counts so far. Delivered counts frames as soon as their
-// delivery is decided.
+// Counters returns the counts so far, without Queue and Dark. Delivered counts
+// frames as soon as their delivery is decided.
 func (s *Shaper) Counters() Counters { return s.count }
 
 // Backlog is how long a frame offered now would wait in the queue.
@@ -196,11 +202,9 @@ func (s *Shaper) Offer(now time.Duration, frameBytes int) Delivery {
 	if imp.Corrupt > 0 && s.rng.Float64() < imp.Corrupt {
 		corrupt = s.rng.Uint64() | 1<<63 // never 0
 	}
-	for _, o := range imp.Outages {
-		if o.dark(depart) {
-			s.count.Outage++
-			return Delivery{Depart: depart}
-		}
+	if s.dark(depart) {
+		s.count.Outage++
+		return Delivery{Depart: depart}
 	}
 	if lost {
 		s.count.Lost++
@@ -228,7 +232,18 @@ func (s *Shaper) Offer(now time.Duration, frameBytes int) Delivery {
 		s.count.Duplicated++
 	}
 	s.count.Delivered += uint64(d.Copies)
+	s.count.DeliveredBytes += uint64(d.Copies * frameBytes)
 	return d
+}
+
+// dark reports whether an outage takes what leaves the queue at t.
+func (s *Shaper) dark(t time.Duration) bool {
+	for _, o := range s.imp.Outages {
+		if o.dark(t) {
+			return true
+		}
+	}
+	return false
 }
 
 // lost steps the loss models by one frame.

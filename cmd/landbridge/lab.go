@@ -28,7 +28,7 @@ Scenarios: clean, typical, heavy, skewed, outage. All of it needs root, except "
 	cmd.AddCommand(
 		newLabUpCommand(&name), newLabDownCommand(&name), newLabStatusCommand(&name), newLabRunCommand(&name),
 		newLabDemoCommand(&name), newLabExecCommand(&name), newLabShellCommand(&name), newLabDarkCommand(&name),
-		newLabEmulateCommand(), newLabServeCommand(),
+		newLabEmulateCommand(), newLabServeCommand(), newLabReportCommand(),
 	)
 	return cmd
 }
@@ -145,7 +145,7 @@ check failed.`,
 	f.IntVar(&o.Flows, "flows", 1, "bulk: TCP connections at once")
 	f.BoolVar(&o.Upload, "upload", false, "bulk: from the client to the origin")
 	f.BoolVar(&asJSON, "json", false, "print one JSON object instead of a table")
-	f.StringVar(&traceFile, "trace", "", "write goodput and the carriers' shares in steps of 100 ms to this `file`")
+	f.StringVar(&traceFile, "trace", "", "write what links, paths and lanes did, in steps of 100 ms, to this `file`; see \"lab report\"")
 	return cmd
 }
 

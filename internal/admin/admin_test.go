@@ -234,12 +234,17 @@ func TestConcurrentReaders(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
+	one := NewClient(path)
+	defer one.Close()
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
 			for range 5 {
 				if _, err := Fetch(context.Background(), path); err != nil {
 					t.Error(err)
+				}
+				if st, err := one.Fetch(context.Background()); err != nil || st.Node != shared.Node {
+					t.Errorf("%v, %v", st.Node, err)
 				}
 			}
 		})

@@ -2,7 +2,7 @@
 // metrics.
 //
 //   - A node calls [Start] (or [Serve]) with a function that takes the snapshot.
-//   - [Fetch] reads it from another process; [Status.WriteText] prints it for people.
+//   - [Fetch] reads it from another process, a [Client] again and again; [Status.WriteText] prints it for people.
 //   - [DefaultSocket] and [Sockets] say where.
 //
 // A Status is a copy: whoever holds it owns it. The snapshot function is called from several goroutines at once.

@@ -30,7 +30,8 @@ func (s Status) WriteText(w io.Writer) error {
 			b.WriteString("  no paths\n")
 			continue
 		}
-		tw := tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight)
+		var table strings.Builder
+		tw := tabwriter.NewWriter(&table, 0, 0, 2, ' ', tabwriter.AlignRight)
 		fmt.Fprintln(tw, "path\tstate\trtt ms\tqueue ms\tloss out\tfloor\tloss in\tMbit/s out\tMbit/s in\tcapacity\tshare\tcontroller\t")
 		for _, q := range p.Paths {
 			if q.RTTMs == 0 {
@@ -43,6 +44,9 @@ func (s Status) WriteText(w io.Writer) error {
 				clean(q.Controller), note(q.Note))
 		}
 		tw.Flush()
+		for line := range strings.Lines(table.String()) {
+			b.WriteString(strings.TrimRight(line, " \n") + "\n")
+		}
 	}
 	if len(s.Peers) == 0 {
 		b.WriteString("\nno peers\n")

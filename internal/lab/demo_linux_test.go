@@ -137,7 +137,7 @@ func TestDemoLegsOverMemory(t *testing.T) {
 		t.Errorf("dark: %+v", dark)
 	}
 	stats := d.report.Legs[2].Trace
-	if len(stats.Seconds) == 0 || len(stats.Carriers["cm"].Mbit) != len(stats.Seconds) {
+	if len(stats.Seconds) == 0 || len(stats.payload("cm").Link.Mbit) != len(stats.Seconds) || stats.check() != nil {
 		t.Errorf("trace: %+v", stats)
 	}
 }

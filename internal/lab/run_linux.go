@@ -103,28 +103,17 @@ func (lab *Lab) measure(ctx context.Context, nw Network, o RunOptions) (*Result,
 	}
 	var before, after reading
 	var beforeErr, afterErr error
-	onEnd := func() { after, afterErr = lab.reading() }
-
-	var trace *tracer
-	tctx, stopTrace := context.WithCancel(ctx)
-	traced := make(chan struct{})
+	var trace *Trace
+	stopTrace := func() *Trace { return nil }
+	onEnd := func() {
+		after, afterErr = lab.reading()
+		trace = stopTrace()
+	}
 	watch := func(received func() int64) {
 		before, beforeErr = lab.reading()
-		if !o.Trace {
-			close(traced)
-			return
+		if o.Trace {
+			stopTrace = lab.startTracer(ctx, o.Upload, received)
 		}
-		trace = newTracer(time.Now(), received, func() map[string]CarrierCount {
-			stats, err := lab.em.Stats()
-			if err != nil {
-				return nil // the run itself reports a dead emulator
-			}
-			return carrierCounts(stats, lab.links, o.Upload)
-		})
-		go func() {
-			defer close(traced)
-			trace.run(tctx)
-		}()
 	}
 	var err error
 	switch o.Workload {
@@ -140,9 +129,8 @@ func (lab *Lab) measure(ctx context.Context, nw Network, o RunOptions) (*Result,
 		err = e
 		res.setObjects(b)
 	}
-	stopTrace()
-	if err == nil || trace != nil {
-		<-traced
+	if trace == nil {
+		trace = stopTrace() // the measurement never came to its end
 	}
 	if err == nil {
 		err = errors.Join(beforeErr, afterErr)
@@ -154,10 +142,10 @@ func (lab *Lab) measure(ctx context.Context, nw Network, o RunOptions) (*Result,
 		return nil, nil, err
 	}
 	lab.finish(ctx, res, before, after)
-	if trace == nil {
-		return res, nil, nil
+	if trace != nil {
+		trace.Result = res
 	}
-	return res, trace.trace.clone(), nil
+	return res, trace, nil
 }
 
 // busyShare of the processors' time is more than a run leaves to other work without suffering from it.

@@ -164,8 +164,8 @@ func (c *chart) drawSize(b *strings.Builder, size chartSize) {
 	b.WriteString(`</svg>`)
 }
 
-// drawBandNames writes each band's name inside it when it is wide enough for the words, otherwise beside it, unless
-// that would run into the name before.
+// drawBandNames writes each band's name above it when it is wide enough for the words, otherwise beside that, unless
+// it would run into the name before.
 func (c *chart) drawBandNames(b *strings.Builder, p *plane) {
 	free := marginLeft
 	for _, m := range c.bands {
@@ -184,7 +184,7 @@ func (c *chart) drawBandNames(b *strings.Builder, p *plane) {
 			continue
 		}
 		free = left + need + letterWidth
-		fmt.Fprintf(b, `<text class="note" x="%.1f" y="%.1f">%s</text>`, left, marginTop+12, html.EscapeString(m.Label))
+		fmt.Fprintf(b, `<text class="note" x="%.1f" y="%.1f">%s</text>`, left, 12.0, html.EscapeString(m.Label))
 	}
 }
 

@@ -339,7 +339,7 @@ func checkColumns(what string, n int, cs ...*Column) error {
 func checkWords(words ...string) error {
 	for _, w := range words {
 		if len(w) > maxTraceWord {
-			return fmt.Errorf("%d letters, at most %d: %.20q...", len(w), maxTraceWord, w)
+			return fmt.Errorf("a word of %d letters, at most %d: %.20q", len(w), maxTraceWord, w)
 		}
 	}
 	return nil

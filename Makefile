@@ -82,6 +82,18 @@ bench: ## benchmarks; BENCH=regexp, BENCHTIME=1s
 demo: build ## the main job before your eyes, in about a minute
 	./bin/landbridge lab demo
 
+# Each run's trace and the page of all of them stay in bench-report/.
+.PHONY: bench-report
+bench-report: build ## plots of lab runs (root); SECONDS=20, or of recorded ones: TRACE="a.json b.json"
+	@mkdir -p bench-report; traces='$(TRACE)'; failed=; \
+	if [ -z "$$traces" ]; then for s in typical heavy outage; do \
+	  rm -f bench-report/$$s.json; \
+	  ./bin/landbridge lab run $$s --name report --no-agent --seconds $(SECONDS) --trace bench-report/$$s.json || failed="$$failed $$s"; \
+	  [ ! -e bench-report/$$s.json ] || traces="$$traces bench-report/$$s.json"; echo; \
+	done; fi; \
+	./bin/landbridge lab report -o bench-report $$traces; \
+	if [ -n "$$failed" ]; then echo "bench-report: failed:$$failed" >&2; exit 1; fi
+
 .PHONY: lab-up
 lab-up: build ## the lab's topology in network namespaces (root)
 	./bin/landbridge lab up
@@ -113,4 +125,4 @@ bench-peers: build peers ## Landbridge beside other tools, one table (root); PEE
 
 .PHONY: clean
 clean: ## remove what the targets made
-	rm -rf bin demo bench-peers check-generate.*
+	rm -rf bin demo bench-peers bench-report check-generate.*

@@ -97,6 +97,7 @@ func (l *fakeLane) Class() Class { return l.class }
 // MaxPacketSize is no more than quic-go's default: its pacer would count in that size while its window counts in the
 // larger one, and its run loop spins until the clock moves, which virtual time never does.
 func (l *fakeLane) MaxPacketSize() int   { return 1280 }
+func (l *fakeLane) ID() int              { return 0 }
 func (l *fakeLane) RemoteAddr() net.Addr { return fakeAddr("far") }
 func (l *fakeLane) LocalAddr() net.Addr  { return fakeAddr("near") }
 func (l *fakeLane) SetConn(c *quic.Conn) { l.conn.Store(c) }

@@ -26,6 +26,8 @@ const (
 type Lane interface {
 	net.PacketConn
 	Class() Class
+	// ID is the lane's number in its session, the same on both sides; that of a closed lane is used again later.
+	ID() int
 	// MaxPacketSize is the largest packet WriteTo takes, in bytes.
 	MaxPacketSize() int
 	// RemoteAddr is the address to dial and to expect packets from.

@@ -23,7 +23,7 @@ const (
 	interactiveConnWindow    = 32 << 20
 	interactiveConnWindowMin = 4 << 20
 	interactiveConnWindowMax = 64 << 20
-	bulkConnWindow           = 96 << 20
+	bulkConnWindow           = 128 << 20
 	bulkConnWindowMin        = 2 * bulkWindow
 	bulkConnWindowMax        = 256 << 20
 

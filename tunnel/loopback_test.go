@@ -26,6 +26,7 @@ type udpLane struct {
 }
 
 func (l *udpLane) Class() Class         { return l.class }
+func (l *udpLane) ID() int              { return 0 }
 func (l *udpLane) MaxPacketSize() int   { return 1280 }
 func (l *udpLane) RemoteAddr() net.Addr { return l.far }
 func (l *udpLane) SetConn(*quic.Conn)   {}

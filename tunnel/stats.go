@@ -55,6 +55,7 @@ type PeerStats struct {
 
 // LaneStats is a snapshot of one lane.
 type LaneStats struct {
+	ID         int           `json:"id"` // in the session, the same on both sides
 	Class      string        `json:"class"`
 	Draining   bool          `json:"draining,omitempty"`
 	Directions int           `json:"directions"` // of flows, sending or receiving
@@ -114,7 +115,7 @@ func (p *peer) stats() PeerStats {
 	for _, l := range lanes {
 		q := l.conn.ConnectionStats()
 		ps.Lanes = append(ps.Lanes, LaneStats{
-			Class: l.class.String(), Draining: l.draining.Load(), Directions: int(l.refs.Load()),
+			ID: l.l.ID(), Class: l.class.String(), Draining: l.draining.Load(), Directions: int(l.refs.Load()),
 			Window: q.CongestionWindow, Ready: l.warm.ready(), RTT: q.SmoothedRTT, Lost: q.PacketsLost, Sent: q.BytesSent, Received: q.BytesReceived,
 			Payload: l.sent.Load(), Filler: l.warm.filled.Load(),
 		})

@@ -29,7 +29,7 @@ Scenarios: clean, typical, heavy, skewed, outage, policed. All of it needs root,
 	cmd.AddCommand(
 		newLabUpCommand(&name), newLabDownCommand(&name), newLabStatusCommand(&name), newLabRunCommand(&name), newLabCompareCommand(&name),
 		newLabDemoCommand(&name), newLabExecCommand(&name), newLabShellCommand(&name), newLabDarkCommand(&name),
-		newLabEmulateCommand(), newLabServeCommand(),
+		newLabEmulateCommand(), newLabServeCommand(), newLabReportCommand(),
 	)
 	return cmd
 }
@@ -159,7 +159,7 @@ check failed.`,
 	f.StringVar(&o.CompetitorCarrier, "competitor-carrier", "", "the competitor's `carrier`")
 	f.StringArrayVar(&steps, "rate-step", nil, "change a `carrier:rate@time`, both directions, such as ct:16mbit@10s")
 	f.BoolVar(&asJSON, "json", false, "print one JSON object instead of a table")
-	f.StringVar(&traceFile, "trace", "", "write goodput and the carriers' shares in steps of 100 ms to this `file`")
+	f.StringVar(&traceFile, "trace", "", "write what links, paths and lanes did, in steps of 100 ms, to this `file`; see \"lab report\"")
 	return cmd
 }
 

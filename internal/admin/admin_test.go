@@ -27,12 +27,12 @@ func sample() Status {
 		Node: "sha", Role: "gateway", Version: "v0.1.0", PID: 42, Started: start, Taken: start.Add(90 * time.Minute),
 		Peers: []Peer{
 			{
-				Name: "fra", Kind: "gateway", State: PathUp, Session: "5f", Since: start.Add(time.Hour), RTTMs: 231, CapacityMbit: 141.2, Overhead: 0.052,
+				Name: "fra", Kind: "gateway", State: PathUp, Session: "5f", Since: start.Add(time.Hour), RTTMs: 231, CapacityMbit: 141.2, Overhead: 0.052, Repaired: 17,
 				Paths: []Path{
-					{Name: "ct-ct", State: PathUp, RTTMs: 181.2, LossTx: 0.021, LossRx: 0.018, RateTxMbit: 44.5, RateRxMbit: 1.1, CapacityMbit: 47, Share: 0.34, QueueMs: 3.2, SentPackets: 1000, LostPackets: 21},
+					{Name: "ct-ct", State: PathUp, RTTMs: 181.2, LossTx: 0.021, LossFloor: 0.02, Controller: "Cruise", PacingMbit: 47.5, ExtraDelayMs: 4.5, LossRx: 0.018, RateTxMbit: 44.5, RateRxMbit: 1.1, CapacityMbit: 47, Share: 0.34, QueueMs: 3.2, SentPackets: 1000, LostPackets: 21},
 					{Name: "cm-cm", State: PathDown, Note: "interface cm0 is gone"},
 				},
-				Lanes: []Lane{{1, "bulk", "ready", 231, 9000, 3}, {2, "bulk", "ready", 231, 9000, 2}, {3, "bulk", "warming", 231, 100, 0}, {4, "realtime", "ready", 231, 500, 0}},
+				Lanes: []Lane{{1, "bulk", "ready", 231, 9000, 2, 3}, {2, "bulk", "ready", 231, 8000, 0, 2}, {3, "bulk", "warming", 231, 100, 0, 0}, {4, "realtime", "ready", 231, 500, 0, 0}},
 			},
 			{Name: "acme/plant", Kind: "agent", State: "connecting"},
 		},
@@ -48,10 +48,11 @@ func TestWriteText(t *testing.T) {
 	}
 	want := `gateway sha, landbridge v0.1.0, pid 42, up 1h30m
 
-gateway fra: up for 30m0s, rtt 231 ms, 141.2 Mbit/s available, overhead 5.2%, lanes: 2 bulk, 1 bulk warming, 1 realtime
-   path  state  rtt ms  queue ms  loss out  loss in  Mbit/s out  Mbit/s in  capacity  share
-  ct-ct     up   181.2       3.2      2.1%     1.8%        44.5        1.1      47.0  34.0%
-  cm-cm   down     0.0       0.0      0.0%     0.0%         0.0        0.0       0.0   0.0% interface cm0 is gone
+gateway fra: up for 30m0s, rtt 231 ms, 141.2 Mbit/s available, overhead 5.2%
+  lanes: 2 bulk (window 8000 to 9000), 1 bulk warming (window 100), 1 realtime (window 500)
+   path  state  rtt ms  queue ms  loss out  floor  loss in  Mbit/s out  Mbit/s in  capacity  share  controller
+  ct-ct     up   181.2       3.2      2.1%   2.0%     1.8%        44.5        1.1      47.0  34.0%      Cruise
+  cm-cm   down       -         -         -      -        -           -          -         -      -           - interface cm0 is gone
 
 agent acme/plant: connecting
   no paths
@@ -182,6 +183,10 @@ func TestMetrics(t *testing.T) {
 		`landbridge_path_rtt_seconds{path="ct-ct",peer="fra"} 0.1812`,
 		`landbridge_path_loss_ratio{direction="tx",path="ct-ct",peer="fra"} 0.021`,
 		`landbridge_path_packets_total{kind="lost",path="ct-ct",peer="fra"} 21`,
+		`landbridge_path_loss_floor_ratio{path="ct-ct",peer="fra"} 0.02`,
+		`landbridge_path_pacing_bits_per_second{path="ct-ct",peer="fra"} 4.75e+07`,
+		`landbridge_path_extra_delay_seconds{path="ct-ct",peer="fra"} 0.0045`,
+		`landbridge_peer_repaired_packets{peer="fra"} 17`,
 		`landbridge_path_capacity_bits_per_second{path="ct-ct",peer="fra"} 4.7e+07`,
 		`landbridge_lanes{class="bulk",peer="fra",state="ready"} 2`,
 		`landbridge_peer_up{peer="acme/plant"} 0`,
@@ -229,12 +234,17 @@ func TestConcurrentReaders(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
+	one := NewClient(path)
+	defer one.Close()
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
 			for range 5 {
 				if _, err := Fetch(context.Background(), path); err != nil {
 					t.Error(err)
+				}
+				if st, err := one.Fetch(context.Background()); err != nil || st.Node != shared.Node {
+					t.Errorf("%v, %v", st.Node, err)
 				}
 			}
 		})

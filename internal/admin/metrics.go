@@ -27,6 +27,10 @@ var (
 	descCapacity = desc("path_capacity_bits_per_second", "The rate controller's estimate.", pathLabels...)
 	descShare    = desc("path_share_ratio", "Share of the bytes being sent to the peer.", pathLabels...)
 	descQueue    = desc("path_queue_seconds", "Estimated standing queue in the network.", pathLabels...)
+	descDelay    = desc("path_extra_delay_seconds", "One-way delay to the peer over its least of the last 10 s.", pathLabels...)
+	descFloor    = desc("path_loss_floor_ratio", "The part of the loss to the peer that belongs to the path.", pathLabels...)
+	descPacing   = desc("path_pacing_bits_per_second", "The rate that the rate controller lets out.", pathLabels...)
+	descRepaired = desc("peer_repaired_packets", "Received packets that FEC brought back in this session.", "peer")
 	descPackets  = desc("path_packets_total", "Packets on the path.", "peer", "path", "kind")
 	descBytes    = desc("path_bytes_total", "Bytes on the path.", "peer", "path", "direction")
 	descFlows    = desc("flows_active", "Open flows.")
@@ -46,7 +50,7 @@ func (c collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		descInfo, descStart, descPeerUp, descPeerRTT, descPeerCap, descLanes, descState, descRTT, descLoss, descRate,
 		descCapacity, descShare, descQueue, descPackets, descBytes, descFlows, descFlowEnds, descFlowByte, descBuffered,
-		descBudget, descDrops,
+		descBudget, descDrops, descDelay, descFloor, descPacing, descRepaired,
 	} {
 		ch <- d
 	}
@@ -71,6 +75,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		gauge(descPeerUp, truth(p.State == PathUp), p.Name)
 		gauge(descPeerRTT, p.RTTMs/1e3, p.Name)
 		gauge(descPeerCap, p.CapacityMbit*1e6, p.Name)
+		gauge(descRepaired, float64(p.Repaired), p.Name)
 		lanes := make(map[[2]string]int)
 		for _, l := range p.Lanes {
 			lanes[[2]string{l.Class, l.State}]++
@@ -90,12 +95,14 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 			gauge(descCapacity, q.CapacityMbit*1e6, p.Name, q.Name)
 			gauge(descShare, q.Share, p.Name, q.Name)
 			gauge(descQueue, q.QueueMs/1e3, p.Name, q.Name)
+			gauge(descDelay, q.ExtraDelayMs/1e3, p.Name, q.Name)
+			gauge(descFloor, q.LossFloor, p.Name, q.Name)
+			gauge(descPacing, q.PacingMbit*1e6, p.Name, q.Name)
 			counter(descPackets, q.SentPackets, p.Name, q.Name, "sent")
 			counter(descPackets, q.RecvPackets, p.Name, q.Name, "received")
 			counter(descPackets, q.LostPackets, p.Name, q.Name, "lost")
 			counter(descPackets, q.RepairSent, p.Name, q.Name, "repair_sent")
 			counter(descPackets, q.Retransmits, p.Name, q.Name, "retransmitted")
-			counter(descPackets, q.Repaired, p.Name, q.Name, "repaired")
 			counter(descBytes, q.SentBytes, p.Name, q.Name, "tx")
 			counter(descBytes, q.RecvBytes, p.Name, q.Name, "rx")
 		}

@@ -167,21 +167,37 @@ func Handler(snapshot func() Status) http.Handler {
 	return mux
 }
 
+// Client asks one node again and again over one connection. Safe for concurrent use. Close it.
+type Client struct{ tr *http.Transport }
+
+// NewClient returns a client for the node behind a socket; it connects with the first question.
+func NewClient(path string) *Client {
+	return &Client{&http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", path)
+	}}}
+}
+
+// Close closes the connection.
+func (c *Client) Close() { c.tr.CloseIdleConnections() }
+
 // Fetch reads the status of the node behind a socket.
 func Fetch(ctx context.Context, path string) (Status, error) {
+	c := NewClient(path)
+	defer c.Close()
+	return c.Fetch(ctx)
+}
+
+// Fetch reads the node's status.
+func (c *Client) Fetch(ctx context.Context) (Status, error) {
 	var st Status
 	ctx, cancel := context.WithTimeout(ctx, ioTimeout)
 	defer cancel()
-	tr := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		var d net.Dialer
-		return d.DialContext(ctx, "unix", path)
-	}}
-	defer tr.CloseIdleConnections()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://node/status", nil)
 	if err != nil {
 		return st, fmt.Errorf("status: %w", err)
 	}
-	resp, err := tr.RoundTrip(req)
+	resp, err := c.tr.RoundTrip(req)
 	if err != nil {
 		err = fmt.Errorf("status: %w", err)
 		switch {

@@ -2,7 +2,7 @@
 // metrics.
 //
 //   - A node calls [Start] (or [Serve]) with a function that takes the snapshot.
-//   - [Fetch] reads it from another process; [Status.WriteText] prints it for people.
+//   - [Fetch] reads it from another process, a [Client] again and again; [Status.WriteText] prints it for people.
 //   - [DefaultSocket] and [Sockets] say where.
 //
 // A Status is a copy: whoever holds it owns it. The snapshot function is called from several goroutines at once.
@@ -41,48 +41,60 @@ type Peer struct {
 	Kind         string    `json:"kind"`  // gateway or agent
 	State        string    `json:"state"` // up, connecting or down
 	Session      string    `json:"session,omitempty"`
-	Since        time.Time `json:"since,omitzero"` // of State
-	RTTMs        float64   `json:"rtt_ms"`         // what QUIC sees: the slowest active path's, equalised
-	CapacityMbit float64   `json:"capacity_mbit"`  // over all paths
-	Overhead     float64   `json:"overhead"`       // repair and retransmitted bytes / payload bytes
+	Since        time.Time `json:"since,omitzero"`   // of State
+	RTTMs        float64   `json:"rtt_ms"`           // what QUIC sees: the slowest active path's, equalised
+	CapacityMbit float64   `json:"capacity_mbit"`    // over all paths
+	Overhead     float64   `json:"overhead"`         // repair and retransmitted packets / lane packets, this session
+	Repaired     uint64    `json:"repaired_packets"` // received packets that FEC brought back, this session
 	Paths        []Path    `json:"paths"`
 	Lanes        []Lane    `json:"lanes,omitempty"`
 }
 
 // Path is one path of a bond.
 type Path struct {
-	Name         string  `json:"name"`
-	Uplink       string  `json:"uplink,omitempty"`
-	Local        string  `json:"local,omitempty"`
-	Remote       string  `json:"remote,omitempty"`
-	State        string  `json:"state"`
-	Note         string  `json:"note,omitempty"` // why it is not up
-	RTTMs        float64 `json:"rtt_ms"`
-	LossTx       float64 `json:"loss_tx"` // on the way to the peer, before repair
-	LossRx       float64 `json:"loss_rx"`
-	RateTxMbit   float64 `json:"rate_tx_mbit"` // being sent now
-	RateRxMbit   float64 `json:"rate_rx_mbit"`
-	CapacityMbit float64 `json:"capacity_mbit"` // the rate controller's estimate
-	Share        float64 `json:"share"`         // of the bond's bytes now sent
-	QueueMs      float64 `json:"queue_ms"`      // estimated standing queue in the network
+	Name   string  `json:"name"`
+	Uplink string  `json:"uplink,omitempty"`
+	Local  string  `json:"local,omitempty"`
+	Remote string  `json:"remote,omitempty"`
+	State  string  `json:"state"`
+	Note   string  `json:"note,omitempty"` // why it is not up
+	RTTMs  float64 `json:"rtt_ms"`
+	// LossTx is that of the last 500 packets or so on the way to the peer, before repair; LossFloor is the part of it that
+	// the rate controller takes for the path's own and not for congestion. LossRx is the same on the way from the peer.
+	LossTx     float64 `json:"loss_tx"`
+	LossFloor  float64 `json:"loss_floor_tx"`
+	LossRx     float64 `json:"loss_rx"`
+	RateTxMbit float64 `json:"rate_tx_mbit"` // being sent now
+	RateRxMbit float64 `json:"rate_rx_mbit"`
+	// Controller is what the rate controller is doing: Startup, Drain, Down, Refill, Cruise, Up or ProbeRTT, with
+	// "/compete" while another flow holds the queue.
+	Controller   string  `json:"controller,omitempty"`
+	CapacityMbit float64 `json:"capacity_mbit"` // the rate controller's estimate of the bottleneck
+	PacingMbit   float64 `json:"pacing_mbit"`   // what it lets out now
+	InFlight     int64   `json:"in_flight_bytes"`
+	Share        float64 `json:"share"` // of the bond's bytes now sent
+	// ExtraDelayMs is the one-way delay to the peer over the least of the last 10 s, QueueMs the part of it that is no
+	// jitter: the estimated standing queue in the network.
+	ExtraDelayMs float64 `json:"extra_delay_ms"`
+	QueueMs      float64 `json:"queue_ms"`
 	SentPackets  uint64  `json:"sent_packets"`
-	SentBytes    uint64  `json:"sent_bytes"`
+	SentBytes    uint64  `json:"sent_bytes"` // with Ethernet, IP and UDP headers
 	RecvPackets  uint64  `json:"received_packets"`
 	RecvBytes    uint64  `json:"received_bytes"`
-	LostPackets  uint64  `json:"lost_packets"` // of SentPackets
-	RepairSent   uint64  `json:"repair_sent_packets"`
-	Retransmits  uint64  `json:"retransmitted_packets"`
-	Repaired     uint64  `json:"repaired_packets"` // received packets that FEC brought back
+	LostPackets  uint64  `json:"lost_packets"`          // of SentPackets
+	RepairSent   uint64  `json:"repair_sent_packets"`   // of SentPackets: FEC
+	Retransmits  uint64  `json:"retransmitted_packets"` // of SentPackets: sent before, on this path or another
 	MTU          int     `json:"mtu,omitempty"`
 }
 
 // Lane is one QUIC connection of a bond.
 type Lane struct {
-	ID            uint64  `json:"id"`
+	ID            int     `json:"id"` // the same at both ends
 	Class         string  `json:"class"`
 	State         string  `json:"state"` // opening, warming, ready or draining
 	RTTMs         float64 `json:"rtt_ms"`
-	WindowPackets int     `json:"window_packets"`
+	WindowPackets int     `json:"window_packets"` // QUIC's congestion window
+	LostPackets   uint64  `json:"lost_packets"`   // that QUIC saw as lost, after repair
 	Flows         int     `json:"flows"`
 }
 
@@ -115,7 +127,8 @@ func (s Status) finite() Status {
 		p.Paths = append([]Path{}, p.Paths...)
 		for j := range p.Paths {
 			q := &p.Paths[j]
-			fix(&q.RTTMs, &q.LossTx, &q.LossRx, &q.RateTxMbit, &q.RateRxMbit, &q.CapacityMbit, &q.Share, &q.QueueMs)
+			fix(&q.RTTMs, &q.LossTx, &q.LossRx, &q.RateTxMbit, &q.RateRxMbit, &q.CapacityMbit, &q.Share, &q.QueueMs,
+				&q.LossFloor, &q.PacingMbit, &q.ExtraDelayMs)
 		}
 		p.Lanes = append([]Lane(nil), p.Lanes...)
 		for j := range p.Lanes {

@@ -22,7 +22,7 @@ func (s Status) WriteText(w io.Writer) error {
 		if p.State == PathUp {
 			fmt.Fprintf(&b, ", rtt %.0f ms, %s available, overhead %s", p.RTTMs, mbit(p.CapacityMbit), percent(p.Overhead))
 			if len(p.Lanes) > 0 {
-				fmt.Fprintf(&b, ", lanes: %s", lanes(p.Lanes))
+				fmt.Fprintf(&b, "\n  lanes: %s", lanes(p.Lanes))
 			}
 		}
 		b.WriteByte('\n')
@@ -30,13 +30,23 @@ func (s Status) WriteText(w io.Writer) error {
 			b.WriteString("  no paths\n")
 			continue
 		}
-		tw := tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight)
-		fmt.Fprintln(tw, "path\tstate\trtt ms\tqueue ms\tloss out\tloss in\tMbit/s out\tMbit/s in\tcapacity\tshare\t")
+		var table strings.Builder
+		tw := tabwriter.NewWriter(&table, 0, 0, 2, ' ', tabwriter.AlignRight)
+		fmt.Fprintln(tw, "path\tstate\trtt ms\tqueue ms\tloss out\tfloor\tloss in\tMbit/s out\tMbit/s in\tcapacity\tshare\tcontroller\t")
 		for _, q := range p.Paths {
-			fmt.Fprintf(tw, "%s\t%s\t%.1f\t%.1f\t%s\t%s\t%.1f\t%.1f\t%.1f\t%s\t%s\n", clean(q.Name), q.State, q.RTTMs, q.QueueMs,
-				percent(q.LossTx), percent(q.LossRx), q.RateTxMbit, q.RateRxMbit, q.CapacityMbit, percent(q.Share), note(q.Note))
+			if q.RTTMs == 0 {
+				// Never answered: there is nothing to show but its state.
+				fmt.Fprintf(tw, "%s\t%s%s\t%s\n", clean(q.Name), q.State, strings.Repeat("\t-", 10), note(q.Note))
+				continue
+			}
+			fmt.Fprintf(tw, "%s\t%s\t%.1f\t%.1f\t%s\t%s\t%s\t%.1f\t%.1f\t%.1f\t%s\t%s\t%s\n", clean(q.Name), q.State, q.RTTMs, q.QueueMs,
+				percent(q.LossTx), percent(q.LossFloor), percent(q.LossRx), q.RateTxMbit, q.RateRxMbit, q.CapacityMbit, percent(q.Share),
+				clean(q.Controller), note(q.Note))
 		}
 		tw.Flush()
+		for line := range strings.Lines(table.String()) {
+			b.WriteString(strings.TrimRight(line, " \n") + "\n")
+		}
 	}
 	if len(s.Peers) == 0 {
 		b.WriteString("\nno peers\n")
@@ -65,9 +75,11 @@ func (s Status) drops() string {
 	return strings.Join(reasons, ", ")
 }
 
-// lanes counts by class and state: "2 bulk, 1 bulk warming, 1 realtime".
+// lanes counts by class and state, with the smallest and the largest window in packets: "2 bulk (window 9000),
+// 1 bulk warming (window 100)".
 func lanes(ls []Lane) string {
 	count := make(map[string]int)
+	least, most := make(map[string]int), make(map[string]int)
 	var order []string
 	for _, l := range ls {
 		k := l.Class
@@ -76,12 +88,18 @@ func lanes(ls []Lane) string {
 		}
 		if count[k] == 0 {
 			order = append(order, k)
+			least[k] = l.WindowPackets
 		}
 		count[k]++
+		least[k], most[k] = min(least[k], l.WindowPackets), max(most[k], l.WindowPackets)
 	}
 	slices.Sort(order)
 	for i, k := range order {
-		order[i] = fmt.Sprintf("%d %s", count[k], k)
+		order[i] = fmt.Sprintf("%d %s (window %d", count[k], k, least[k])
+		if most[k] > least[k] {
+			order[i] += fmt.Sprintf(" to %d", most[k])
+		}
+		order[i] += ")"
 	}
 	return strings.Join(order, ", ")
 }

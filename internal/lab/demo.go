@@ -210,13 +210,7 @@ func (d *demo) move(ctx context.Context, st stage, l leg) (*Leg, error) {
 	}
 	rec := newRecorder(l.cutOff)
 	use := pick(d.links, l.carriers)
-	tr := newTracer(time.Now(), rec.total, func() map[string]CarrierCount {
-		stats, err := st.Stats()
-		if err != nil {
-			return nil
-		}
-		return carrierCounts(stats, use, false)
-	})
+	tr := newTracer(time.Now(), use, false, rec.total, st.Stats, nil)
 	tctx, stop := context.WithCancel(ctx)
 	watching := make(chan error, 1)
 	go func() { watching <- d.watch(tctx, st, tr, rec, total, l) }()
@@ -236,7 +230,7 @@ func (d *demo) move(ctx context.Context, st stage, l leg) (*Leg, error) {
 	res := Leg{
 		Title: l.title, Via: l.via, Payload: l.archive.Name, Carriers: slices.Clone(l.carriers), Total: total, Bytes: got.bytes,
 		Seconds: round(got.took.Seconds(), 2), Complete: got.bytes == total, Goodput: mbit(got.bytes, got.took),
-		StallMSMax: millis(got.stall), Dark: l.dark, Trace: tr.trace.clone(),
+		StallMSMax: millis(got.stall), Dark: l.dark, Trace: tr.done(),
 	}
 	if got.err != nil {
 		res.Error = got.err.Error()
@@ -293,7 +287,6 @@ func (d *demo) watch(ctx context.Context, st stage, tr *tracer, rec *recorder, t
 			err = e
 		}
 		lit = true
-		tr.mark(darkSince, time.Now(), l.dark+" dark")
 	}
 	defer func() {
 		if !darkSince.IsZero() && !lit {
@@ -346,8 +339,8 @@ func progressLine(t *Trace, have, total int64) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%3.0f %%  %6.1f Mbit/s ", 100*float64(have)/float64(total), mean(t.GoodputMbit))
 	for _, name := range carriers {
-		if c := t.Carriers[name]; c != nil {
-			fmt.Fprintf(&b, "  %s %5.1f", name, mean(c.Mbit))
+		if w := t.payload(name); w != nil {
+			fmt.Fprintf(&b, "  %s %5.1f", name, mean(w.Link.Mbit))
 		}
 	}
 	return b.String()

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/klauspost/compress/gzip"
+
+	"github.com/landbridge/landbridge/internal/admin"
 )
 
 // tree is a small source tree in a new directory.
@@ -137,7 +139,7 @@ func TestDemoLegsOverMemory(t *testing.T) {
 		t.Errorf("dark: %+v", dark)
 	}
 	stats := d.report.Legs[2].Trace
-	if len(stats.Seconds) == 0 || len(stats.Carriers["cm"].Mbit) != len(stats.Seconds) {
+	if len(stats.Seconds) == 0 || len(stats.payload("cm").Link.Mbit) != len(stats.Seconds) || stats.check() != nil {
 		t.Errorf("trace: %+v", stats)
 	}
 }
@@ -176,6 +178,35 @@ func TestFetchNoticesFaults(t *testing.T) {
 	}
 }
 
+// checkStatus holds the status of a gateway that has just sent a megabyte against what traces need of it.
+func checkStatus(t *testing.T, st admin.Status) {
+	t.Helper()
+	nodes := map[string]admin.Status{machineFra: st}
+	sent, ids := 0.0, make(map[int]bool)
+	for _, name := range carriers {
+		p, _, ok := pathOf(nodes, machineFra, machineSha, name)
+		if !ok || p.State != admin.PathUp || p.Controller == "" || p.PacingMbit <= 0 || p.CapacityMbit <= 0 || p.RTTMs < 150 || p.RecvPackets == 0 {
+			t.Errorf("path over %s: %+v", name, p)
+		}
+		if p.RepairSent+p.Retransmits > p.SentPackets || p.LossTx < 0 || p.LossTx > 1 || p.LossRx < 0 || p.LossRx > 1 {
+			t.Errorf("path over %s: %+v", name, p)
+		}
+		sent += float64(p.SentBytes)
+	}
+	if sent < 1e6 {
+		t.Errorf("%.0f bytes sent over all paths", sent)
+	}
+	for _, l := range lanesOf(nodes, machineFra, machineSha) {
+		if ids[l.ID] || l.WindowPackets == 0 {
+			t.Errorf("lane %+v: its number is another's, or its window is unknown", l)
+		}
+		ids[l.ID] = true
+	}
+	if len(ids) < 2 {
+		t.Errorf("%d lanes", len(ids))
+	}
+}
+
 func TestMemoryTunnel(t *testing.T) {
 	st, err := startMemoryTunnel(t.Context(), normalised(t, Options{Scenario: "clean", Seed: testSeed(t)}))
 	if err != nil {
@@ -193,6 +224,7 @@ func TestMemoryTunnel(t *testing.T) {
 	if !res.SumOK || len(res.Errors) > 0 || res.Bytes != 1_000_000 {
 		t.Errorf("%+v", res)
 	}
+	checkStatus(t, st.fra.Status())
 	stats, err := st.Stats()
 	if err != nil {
 		t.Fatal(err)

@@ -202,32 +202,3 @@ func overloads(before, after []wan.LinkStats) []string {
 	}
 	return out
 }
-
-// carrierCounts turns counters into a trace's, in the direction of the payload (B to A is a download). The model
-// counts delivered frames; their bytes follow from the mean size of those sent.
-func carrierCounts(stats []wan.LinkStats, links []wan.Carrier, upload bool) map[string]CarrierCount {
-	out := make(map[string]CarrierCount, len(links))
-	for _, l := range links {
-		for _, s := range stats {
-			if s.Name != l.Name {
-				continue
-			}
-			w := s.BtoA
-			if upload {
-				w = s.AtoB
-			}
-			if w.Sent == 0 {
-				out[l.Name] = CarrierCount{}
-				continue
-			}
-			mean := float64(w.SentBytes) / float64(w.Sent)
-			c := CarrierCount{DeliveredBytes: uint64(float64(w.Delivered) * mean)}
-			if l.Impairment.Rate > 0 {
-				flying := time.Duration(float64(w.InFlight) * mean * 8 / float64(l.Impairment.Rate) * float64(time.Second))
-				c.Queue = max(0, flying-l.Impairment.Delay)
-			}
-			out[l.Name] = c
-		}
-	}
-	return out
-}

@@ -95,7 +95,7 @@ func TestDirectRun(t *testing.T) {
 	if res.BestPathRTT != 164 || res.FirstByteMS < 2*164 || res.FirstByteMS > 3*164 {
 		t.Errorf("best path %v ms, first byte after %v ms: want 164, and two round trips of it", res.BestPathRTT, res.FirstByteMS)
 	}
-	if len(trace.Seconds) == 0 || len(trace.Carriers["cm"].Mbit) != len(trace.Seconds) {
+	if len(trace.Seconds) == 0 || len(trace.payload("cm").Link.Mbit) != len(trace.Seconds) {
 		t.Errorf("trace has no samples, or lists of different lengths: %+v", trace)
 	}
 	if left := leftovers(name); len(left) > 0 {

@@ -55,13 +55,17 @@ func Up(ctx context.Context, o Options, progress io.Writer) (err error) {
 	if o.Name != DefaultName {
 		name = " --name " + o.Name
 	}
+	ask := ""
+	for _, node := range lab.nodes()[:min(1, len(lab.nodes()))] {
+		ask = "\n  landbridge status --socket " + lab.socket(node)
+	}
 	fmt.Fprintf(progress, `lab %s is up: %s, %s over %s; state in %s
   landbridge lab exec%s client -- curl -o /dev/null http://%s/bytes/50000000
   landbridge lab shell%s client
-  landbridge lab status%s
+  landbridge lab status%s%s
   landbridge lab dark%s %s
   landbridge lab down%s
-`, o.Name, o.Scenario, o.Via, strings.Join(o.Carriers, "+"), lab.dir, name, originAddr.Addr(), name, name, name, o.Carriers[0], name)
+`, o.Name, o.Scenario, o.Via, strings.Join(o.Carriers, "+"), lab.dir, name, originAddr.Addr(), name, name, ask, name, o.Carriers[0], name)
 	lab.em.Close()
 	return nil
 }

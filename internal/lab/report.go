@@ -4,7 +4,7 @@ import (
 	_ "embed"
 	"encoding/json"
 	"fmt"
-	"html/template"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -102,57 +102,29 @@ func (r *Report) WriteFiles(dir string) error {
 	if err := os.WriteFile(filepath.Join(dir, "report.json"), append(b, '\n'), 0o644); err != nil {
 		return fmt.Errorf("write the report: %w", err)
 	}
-	var page strings.Builder
-	if err := WritePage(&page, r); err != nil {
-		return err
-	}
-	if err := os.WriteFile(filepath.Join(dir, "report.html"), []byte(page.String()), 0o644); err != nil {
-		return fmt.Errorf("write the report page: %w", err)
-	}
-	return nil
+	return writePage(filepath.Join(dir, "report.html"), func(w io.Writer) error { return WritePage(w, r) })
 }
 
 //go:embed report.html.tmpl
-var pageText string
+var reportText string
 
-var pageTemplate = template.Must(template.New("report").Funcs(template.FuncMap{
-	"mb":       func(n int64) string { return fmt.Sprintf("%.1f MB", float64(n)/1e6) },
-	"span":     func(s float64) string { return spanText(time.Duration(s * float64(time.Second))) },
-	"mbit":     rateText,
-	"date":     func(t time.Time) string { return t.UTC().Format("2 January 2006, 15:04 UTC") },
-	"shares":   sharesText,
-	"overhead": func(v float64) string { return fmt.Sprintf("%.3f", v) },
-}).Parse(pageText))
-
-// pageChart is a chart with its words.
-type pageChart struct {
-	Title, Caption string
-	Legend         []legendEntry
-	SVG            template.HTML
-}
-
-type legendEntry struct{ Name, Class string }
+var reportTemplate = newPage(reportText)
 
 // page is what the template sees.
 type page struct {
 	*Report
 	Headline, Sentence string
 	Tiles              []tile
-	Charts             []pageChart
+	Sections           []section
 	Failure            string
 }
 
-type tile struct{ Value, Unit, Label, Class string }
-
-// WritePage draws the report as one self-contained HTML page: no scripts, no external resources.
-func WritePage(w interface{ Write([]byte) (int, error) }, r *Report) error {
+// WritePage draws the report as a page.
+func WritePage(w io.Writer, r *Report) error {
 	p := page{Report: r, Failure: r.Failed()}
 	p.words()
 	p.charts()
-	if err := pageTemplate.Execute(w, &p); err != nil {
-		return fmt.Errorf("draw the report page: %w", err)
-	}
-	return nil
+	return reportTemplate.Execute(w, &p)
 }
 
 // ViaDirect is a leg's Via outside Landbridge: the kernel's TCP, or plain QUIC where the network is in memory.
@@ -207,98 +179,29 @@ func extent(l *Leg) string {
 	return "complete after " + spanText(seconds(l.Seconds)) + ", with the right SHA-256"
 }
 
-func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
-
 func (p *page) charts() {
 	direct, through, dark := p.leg(isDirect), p.leg(isClean), p.leg(isDark)
 	if direct != nil && through != nil && direct.Trace != nil && through.Trace != nil {
-		c := chart{
-			label: "Goodput over time, directly and through Landbridge",
-			limit: p.LimitMbit,
-			series: []series{
-				{"through Landbridge", "through", through.Trace.Seconds, smooth(through.Trace.GoodputMbit, 3)},
-				{"directly over " + strings.Join(direct.Carriers, " + "), "direct", direct.Trace.Seconds, smooth(direct.Trace.GoodputMbit, 3)},
-			},
-		}
-		p.Charts = append(p.Charts, pageChart{
-			Title:   "Goodput, Mbit/s",
-			Caption: "Payload as it reaches the client, gzip archive. Directly: " + extent(direct) + "; through Landbridge: " + extent(through) + ".",
-			Legend:  c.legend(), SVG: c.draw(),
-		})
+		p.Sections = append(p.Sections, single("Goodput",
+			"Payload as it reaches the client, gzip archive. Directly: "+extent(direct)+"; through Landbridge: "+extent(through)+".",
+			&chart{
+				label: "Goodput over time, directly and through Landbridge", unit: "Mbit/s",
+				limit: p.LimitMbit, note: fmt.Sprintf("limit %.0f", p.LimitMbit),
+				lines: []series{
+					{"through Landbridge", "through", through.Trace.Seconds, smooth(through.Trace.GoodputMbit, 3)},
+					{"directly over " + strings.Join(direct.Carriers, " + "), "direct", direct.Trace.Seconds, smooth(direct.Trace.GoodputMbit, 3)},
+				},
+			}))
 	}
 	if through != nil && through.Trace != nil {
-		c := shareChart(through)
-		p.Charts = append(p.Charts, pageChart{
-			Title:   "Each carrier's share, Mbit/s on the wire",
-			Caption: "The same run: Ethernet bytes each carrier delivered towards the client, repair included, and the payload that came out.",
-			Legend:  c.legend(), SVG: c.draw(),
-		})
+		p.Sections = append(p.Sections, single("Each carrier's share, on the wire",
+			"The same run: Ethernet bytes each carrier delivered towards the client, repair included, and the payload that came out.",
+			shareChart(through.Trace)))
 	}
 	if dark != nil && dark.Trace != nil {
-		c := shareChart(dark)
-		p.Charts = append(p.Charts, pageChart{
-			Title: "The same with " + dark.Dark + " going dark",
-			Caption: fmt.Sprintf("Carrier %s delivers nothing in the shaded interval. The transfer: %s; the longest time without new payload was %.0f ms.",
+		p.Sections = append(p.Sections, single("The same with "+dark.Dark+" going dark",
+			fmt.Sprintf("Carrier %s delivers nothing in the shaded interval. The transfer: %s; the longest time without new payload was %.0f ms.",
 				dark.Dark, extent(dark), dark.StallMSMax),
-			Legend: c.legend(), SVG: c.draw(),
-		})
+			shareChart(dark.Trace)))
 	}
 }
-
-func (c *chart) legend() []legendEntry {
-	var out []legendEntry
-	for _, s := range c.series {
-		out = append(out, legendEntry{s.name, s.class})
-	}
-	if c.overlay != nil {
-		out = append(out, legendEntry{c.overlay.name, c.overlay.class})
-	}
-	return out
-}
-
-func shareChart(l *Leg) chart {
-	c := chart{label: "Each carrier's share over time", stacked: true, bands: l.Trace.Marks}
-	for _, name := range carriers {
-		if t := l.Trace.Carriers[name]; t != nil {
-			c.series = append(c.series, series{name, name, l.Trace.Seconds, smooth(t.Mbit, 3)})
-		}
-	}
-	c.overlay = &series{"payload at the client", "payload", l.Trace.Seconds, smooth(l.Trace.GoodputMbit, 5)}
-	return c
-}
-
-// sharesText is "ct 33 %, cu 36 %, cm 31 %".
-func sharesText(shares map[string]float64) string {
-	var out []string
-	for _, name := range carriers {
-		if v, ok := shares[name]; ok {
-			out = append(out, fmt.Sprintf("%s %.0f %%", name, 100*v))
-		}
-	}
-	return strings.Join(out, ", ")
-}
-
-// spanText is a duration for people: "8.2 s", "3 min 20 s", "2 h 05 min".
-func spanText(d time.Duration) string {
-	switch {
-	case d < time.Minute:
-		return fmt.Sprintf("%.1f s", d.Seconds())
-	case d < time.Hour:
-		d = d.Round(time.Second)
-		return fmt.Sprintf("%d min %02d s", d/time.Minute, d%time.Minute/time.Second)
-	}
-	d = d.Round(time.Minute)
-	return fmt.Sprintf("%d h %02d min", d/time.Hour, d%time.Hour/time.Minute)
-}
-
-// rateNumber has two or three figures, which is what such measurements are good for.
-func rateNumber(v float64) string {
-	switch {
-	case v < 10:
-		return fmt.Sprintf("%.1f", v)
-	default:
-		return fmt.Sprintf("%.0f", v)
-	}
-}
-
-func rateText(v float64) string { return rateNumber(v) + " Mbit/s" }

@@ -123,32 +123,19 @@ func (lab *Lab) measure(ctx context.Context, nw Network, o RunOptions) (*Result,
 	var before, after reading
 	var beforeErr, afterErr error
 	beside := besides{lab: lab, o: o}
+	var trace *Trace
+	stopTrace := func() *Trace { return nil }
 	onEnd := func() {
 		after, afterErr = lab.reading()
 		beside.end(before.links, after.links)
+		trace = stopTrace()
 	}
-
-	var trace *tracer
-	tctx, stopTrace := context.WithCancel(ctx)
-	traced := make(chan struct{})
 	watch := func(received func() int64) {
 		before, beforeErr = lab.reading()
 		beside.begin(ctx)
-		if !o.Trace {
-			close(traced)
-			return
+		if o.Trace {
+			stopTrace = lab.startTracer(ctx, o.Upload, received)
 		}
-		trace = newTracer(time.Now(), received, func() map[string]CarrierCount {
-			stats, err := lab.em.Stats()
-			if err != nil {
-				return nil // the run itself reports a dead emulator
-			}
-			return carrierCounts(stats, lab.links, o.Upload)
-		})
-		go func() {
-			defer close(traced)
-			trace.run(tctx)
-		}()
 	}
 	var err error
 	switch o.Workload {
@@ -165,10 +152,9 @@ func (lab *Lab) measure(ctx context.Context, nw Network, o RunOptions) (*Result,
 		err = e
 		res.setObjects(b)
 	}
-	stopTrace()
 	besideErr := beside.close(res)
-	if err == nil || trace != nil {
-		<-traced
+	if trace == nil {
+		trace = stopTrace() // the measurement never came to its end
 	}
 	if err == nil {
 		err = errors.Join(beforeErr, afterErr, besideErr)
@@ -180,10 +166,10 @@ func (lab *Lab) measure(ctx context.Context, nw Network, o RunOptions) (*Result,
 		return nil, nil, err
 	}
 	lab.finish(ctx, res, before, after)
-	if trace == nil {
-		return res, nil, nil
+	if trace != nil {
+		trace.Result = res
 	}
-	return res, trace.trace.clone(), nil
+	return res, trace, nil
 }
 
 // busyShare of the processors' time is more than a run leaves to other work without suffering from it.

@@ -113,11 +113,14 @@ func peerStatus(now time.Time, name, kind string, bs bond.Stats, rate map[string
 		}
 		p.Paths = append(p.Paths, admin.Path{
 			Name: ps.Name, Uplink: ps.Uplink, Local: ps.Local.String(), Remote: ps.Remote.String(), State: ps.State.String(),
-			RTTMs: ms(ps.RTT), LossTx: ps.Loss, RateTxMbit: r[0], RateRxMbit: r[1],
-			CapacityMbit: float64(ps.Bandwidth) / 1e6, Share: share, QueueMs: ms(ps.Queue), SentPackets: ps.Sent, SentBytes: ps.SentBytes,
-			RecvPackets: ps.Received, RecvBytes: ps.ReceivedBytes, LostPackets: ps.Lost, MTU: ps.MTU,
+			RTTMs: ms(ps.RTT), LossTx: ps.Loss, LossFloor: ps.LossFloor, LossRx: ps.LossIn, RateTxMbit: r[0], RateRxMbit: r[1],
+			Controller: ps.Controller, CapacityMbit: float64(ps.Bandwidth) / 1e6, PacingMbit: float64(ps.Pacing) / 1e6,
+			InFlight: ps.InFlight, Share: share, ExtraDelayMs: ms(ps.ExtraDelay), QueueMs: ms(ps.Queue),
+			SentPackets: ps.Sent, SentBytes: ps.SentBytes, RecvPackets: ps.Received, RecvBytes: ps.ReceivedBytes,
+			LostPackets: ps.Lost, RepairSent: ps.Repairs, Retransmits: ps.Resent, MTU: ps.MTU,
 		})
 	}
+	p.Repaired = bs.Recovered
 	var sent uint64
 	for _, l := range bs.Lanes {
 		sent += l.Sent
@@ -129,7 +132,7 @@ func peerStatus(now time.Time, name, kind string, bs bond.Stats, rate map[string
 }
 
 func lanes(p *admin.Peer, t tunnel.PeerStats) {
-	for i, l := range t.Lanes {
+	for _, l := range t.Lanes {
 		state := "ready"
 		switch {
 		case l.Draining:
@@ -138,7 +141,8 @@ func lanes(p *admin.Peer, t tunnel.PeerStats) {
 			state = "warming"
 		}
 		p.Lanes = append(p.Lanes, admin.Lane{
-			ID: uint64(i), Class: l.Class, State: state, RTTMs: ms(l.RTT), WindowPackets: int(l.Window / 1400), Flows: l.Directions,
+			ID: l.ID, Class: l.Class, State: state, RTTMs: ms(l.RTT), WindowPackets: int(l.Window / 1400), LostPackets: l.Lost,
+			Flows: l.Directions,
 		})
 	}
 }

@@ -22,6 +22,10 @@ type pathRx struct {
 	owdMin int64 // least since the last report; math.MaxInt64: none
 	delay  delayTracker
 
+	lossShort   float64 // of about the last 500 packets sent to us
+	lossLargest uint64  // largest and packets when it was last updated
+	lossPackets uint32
+
 	gapAt      stamp // when a number was first skipped since the last report; 0: none was
 	fresh      int   // ack-eliciting packets since the last report
 	dirty      bool  // anything since the last report
@@ -77,7 +81,18 @@ func (p *pathRx) section(bitmap []byte) (pathReport, []byte) {
 	bitmap = bitmap[:from+used]
 	r.missing = bitmap[from:]
 	p.owdMin, p.fresh, p.dirty, p.gapAt = math.MaxInt64, 0, false, 0
+	p.updateLoss()
 	return r, bitmap
+}
+
+// updateLoss takes in what was skipped since the last report. What only came late counts once as lost and once as
+// found, which is why the figure is bounded where it is read.
+func (p *pathRx) updateLoss() {
+	if n := float64(p.largest - p.lossLargest); n > 0 {
+		got := float64(p.packets - p.lossPackets)
+		p.lossShort += min(1, n/500) * (1 - got/n - p.lossShort)
+		p.lossLargest, p.lossPackets = p.largest, p.packets
+	}
 }
 
 // delayTracker follows a path's one-way delay for equalised delivery: the least of the last 5 to 10 s and the most of

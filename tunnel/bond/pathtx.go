@@ -125,6 +125,10 @@ type pathTx struct {
 	lossShort   float64 // over about the last 500 packets
 	sent, lost  uint64
 	sentBytes   uint64
+	repairs     uint64 // of sent: FEC
+	resent      uint64 // of sent: packets sent before
+	recv        uint64 // datagrams received on the same path
+	recvBytes   uint64
 	newlyLostB  int64
 }
 

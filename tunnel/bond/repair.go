@@ -140,6 +140,7 @@ func (s *Session) sendRepair(now time.Time, at stamp, l *Lane) (bool, stamp) {
 	p.pace(at, size)
 	p.lastData = at
 	t.repairs++
+	p.repairs++
 	if t.tailDue > 0 {
 		t.tailDue--
 	} else {

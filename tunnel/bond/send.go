@@ -123,6 +123,9 @@ func (u *uplink) write(b *Bond, ms []Message) {
 func (b *Bond) emit(now time.Time, at stamp, p *pathTx, h header, body []byte, eliciting, source bool) uint64 {
 	size := headerSize + len(body) + tagSize + frameOverhead
 	seq := p.record(now, at, size, eliciting, source, h.lane, uint64(h.laneSeq))
+	if h.kind == kindSource && h.aux == auxAgain {
+		p.resent++
+	}
 	h.path, h.bond, h.seq, h.sent = p.id, b.id, uint32(seq), uint32(at)
 	m := b.out.next(headerSize + len(body))
 	h.put(m)

@@ -309,7 +309,10 @@ func (s *Session) accept(now time.Time, at stamp, u *uplink, addr netip.AddrPort
 		rx.uplink, rx.addr = u, addr
 		rx.pair = b.pathTo(u, addr, rx)
 	}
-	back = rx.pair
+	if back = rx.pair; back != nil {
+		back.recv++
+		back.recvBytes += uint64(len(d) + frameOverhead)
+	}
 	body := d[headerSize : len(d)-tagSize]
 	switch h.kind {
 	case kindSource:

@@ -26,13 +26,19 @@ type PathStats struct {
 	Local, Remote netip.AddrPort
 	State         PathState
 	RTT           time.Duration
-	Loss          float64 // of the last 500 packets or so sent, before repair
-	LossFloor     float64 // the part that belongs to the path
-	Bandwidth     int64   // bits/s, estimated
-	Queue         time.Duration
-	Controller    string
-	Sent, Lost    uint64 // datagrams
-	SentBytes     uint64 // with Ethernet, IP and UDP headers
+	Loss          float64       // of the last 500 packets or so sent, before repair
+	LossFloor     float64       // the part that belongs to the path
+	LossIn        float64       // of the last 500 packets or so that the peer sent
+	Bandwidth     int64         // bits/s, estimated
+	Pacing        int64         // bits/s to send at now
+	InFlight      int64         // bytes sent whose fate is unknown
+	ExtraDelay    time.Duration // one-way to the peer, over the least of the last 10 s
+	Queue         time.Duration // the part of ExtraDelay that is no jitter
+	Controller    string        // state of the rate controller, as rate.Controller.State says it
+	Sent, Lost    uint64        // datagrams
+	Repairs       uint64        // of Sent: FEC repair symbols
+	Resent        uint64        // of Sent: packets sent before
+	SentBytes     uint64        // with Ethernet, IP and UDP headers
 	Received      uint64
 	ReceivedBytes uint64
 	MTU           int
@@ -67,15 +73,16 @@ func (b *Bond) Stats() Stats {
 		ps := PathStats{
 			Name: p.name, Uplink: p.uplink.name, Local: p.uplink.sock.LocalAddr(), Remote: p.remote, State: p.state, RTT: p.rtt,
 			Loss: p.lossShort, LossFloor: p.ctrl.LossFloor(), Bandwidth: p.ctrl.Bandwidth(), Queue: p.ctrl.QueueDelay(),
-			Controller: p.ctrl.State(), Sent: p.sent, Lost: p.lost, SentBytes: p.sentBytes, MTU: p.uplink.mtu,
+			Controller: p.ctrl.State(), Pacing: p.ctrl.PacingRate(), InFlight: p.inflight, ExtraDelay: p.ctrl.ExtraDelay(),
+			Sent: p.sent, Lost: p.lost, Repairs: p.repairs, Resent: p.resent, SentBytes: p.sentBytes,
+			Received: p.recv, ReceivedBytes: p.recvBytes, MTU: p.uplink.mtu,
 		}
 		if s == nil {
 			ps.State = PathOpening
 		} else {
 			for _, rx := range s.rx {
 				if rx != nil && rx.pair == p {
-					ps.Received += uint64(rx.packets)
-					ps.ReceivedBytes += uint64(rx.bytes)
+					ps.LossIn = max(ps.LossIn, min(rx.lossShort, 1))
 				}
 			}
 		}

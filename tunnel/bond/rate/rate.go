@@ -219,6 +219,10 @@ func (c *Controller) Bandwidth() int64 { return int64(c.clamp(c.bw) * 8) }
 // with what jitter adds to the delay of an empty path taken off.
 func (c *Controller) QueueDelay() time.Duration { return max(c.queue(), 0) }
 
+// ExtraDelay is the mean one-way delay of the last tens of milliseconds over the
+// base, jitter included; 0 before the first report.
+func (c *Controller) ExtraDelay() time.Duration { return max(c.delay.over(), 0) }
+
 // BaseOWD is the one-way delay of the empty path, with the clocks' unknown
 // offset as in Sample.OWD.
 func (c *Controller) BaseOWD() time.Duration { return c.delay.base() }

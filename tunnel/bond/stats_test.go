@@ -1,0 +1,86 @@
+package bond
+
+import (
+	"math"
+	"testing"
+	"time"
+
+	"github.com/landbridge/landbridge/bench/wan"
+)
+
+// TestPathStats holds what a bond says of its paths against what the links know.
+func TestPathStats(t *testing.T) {
+	lossy := wan.Impairment{Rate: 20e6, Delay: 30 * time.Millisecond, Loss: 0.04}
+	seed := testSeed(t)
+	inBubble(t, func(t *testing.T) {
+		w := newWorld(t, seed, lossy, wan.Impairment{Rate: 20e6, Delay: 40 * time.Millisecond})
+		defer w.close()
+		sa, sb := w.sessions()
+		<-sa.Started()
+		<-sb.Started()
+		p := w.lane(sa, sb, Bulk)
+		defer p.close()
+		if r := p.transfer(t, seed, 8*time.Second); !r.ok {
+			t.Error("payload damaged")
+		}
+		receiver, sender := w.a.bond.Stats(), w.b.bond.Stats()
+		for i, l := range w.links {
+			truth, in, out := l.Stats(wan.BtoA), receiver.Paths[i], sender.Paths[i]
+			t.Logf("link %+v\nsender %+v\nreceiver %+v", truth, out, in)
+			// The handshake belongs to no path yet.
+			if apart(in.Received, truth.Delivered, 10) || apart(in.ReceivedBytes, truth.DeliveredBytes, 15_000) {
+				t.Errorf("path %d: received %d datagrams, %d bytes, the link delivered %d, %d", i, in.Received, in.ReceivedBytes, truth.Delivered, truth.DeliveredBytes)
+			}
+			if apart(out.Sent, truth.Offered, 10) {
+				t.Errorf("path %d: sent %d datagrams, the link was offered %d", i, out.Sent, truth.Offered)
+			}
+			want := 0.0
+			if i == 0 {
+				want = lossy.Loss
+			}
+			for name, got := range map[string]float64{"loss at the sender": out.Loss, "at the receiver": in.LossIn} {
+				if math.Abs(got-want) > want*0.75+0.001 {
+					t.Errorf("path %d: %s %.4f, want about %.4f", i, name, got, want)
+				}
+			}
+			if out.Pacing < 10e6 || out.Pacing > 40e6 || out.InFlight < 0 || out.InFlight > 1e6 {
+				t.Errorf("path %d: pacing %d bit/s, %d bytes in flight", i, out.Pacing, out.InFlight)
+			}
+			if out.ExtraDelay < out.Queue || out.ExtraDelay > 100*time.Millisecond {
+				t.Errorf("path %d: extra delay %v, queue %v", i, out.ExtraDelay, out.Queue)
+			}
+		}
+		var repairs, resent uint64
+		for _, ps := range sender.Paths {
+			repairs, resent = repairs+ps.Repairs, resent+ps.Resent
+		}
+		// A lane counts a packet sent again over two paths at once a single time.
+		if repairs == 0 || repairs != sender.Repairs || resent < sender.Resent || resent == 0 || resent > 2*sender.Resent {
+			t.Errorf("by path %d repairs, %d sent again; by lane %d, %d", repairs, resent, sender.Repairs, sender.Resent)
+		}
+		time.Sleep(time.Second)
+		if idle := w.b.bond.Stats().Paths[0]; idle.ExtraDelay > 5*time.Millisecond {
+			t.Errorf("extra delay of an idle path %v", idle.ExtraDelay)
+		}
+	})
+}
+
+// apart tells whether two counters differ by more than slack.
+func apart(a, b, slack uint64) bool { return max(a, b)-min(a, b) > slack }
+
+func TestPathRxLoss(t *testing.T) {
+	p := newPathRx(0)
+	for seq := uint64(0); seq < 5000; seq++ {
+		if seq%20 != 7 && seq%2 == 0 {
+			p.accept(stamp(seq), seq^2, 0, 100, true) // in pairs, the second before the first
+		} else if seq%20 != 7 {
+			p.accept(stamp(seq), seq, 0, 100, true)
+		}
+		if seq%50 == 0 {
+			p.section(nil)
+		}
+	}
+	if p.lossShort < 0.04 || p.lossShort > 0.06 {
+		t.Errorf("loss %.4f, want 0.05", p.lossShort)
+	}
+}

@@ -15,7 +15,7 @@ const (
 	interactiveWindow = 512 << 10
 	// bulkWindow lets a new elephant run at 110 Mbit/s over the 600 ms that an idle lane shows; bulkWindowMax is the product of
 	// what one QUIC connection reaches (10,000 packets) with room to spare.
-	bulkWindow    = 8 << 20
+	bulkWindow    = 4 << 20
 	bulkWindowMax = 24 << 20
 
 	// Connection windows: what all streams of a lane may hold unread. They are taken from the node's budget, as far as

@@ -28,7 +28,7 @@ const (
 
 // Defaults of Limits.
 const (
-	DefaultBufferedBytes = 512 << 20
+	DefaultBufferedBytes = 1 << 30
 	DefaultMaxFlows      = 1 << 16
 	DefaultOpenWait      = 5 * time.Second
 	DefaultDialTimeout   = 10 * time.Second

@@ -5,32 +5,28 @@ import "time"
 // Equalised delivery: packets of a lane reach QUIC at their send time plus one common delay (DESIGN section 4, rule 2).
 const (
 	// equaliseMargin is kept above the slowest path's delay at the least: queues that come and go under it stay
-	// invisible to QUIC. equaliseShare of the slowest path's round trip is what a packet needs that is lost twice: it
-	// arrives after two rounds of detection and report, 5 one-way delays, and QUIC waits for its acknowledgement for two
-	// of its own round trips, 4 D less the D of the way back; D at 1.55 one-way delays keeps it in time.
+	// invisible to QUIC. equaliseShare of the slowest path's round trip is more of it for interactive lanes.
 	equaliseMargin = 20 * time.Millisecond
 	equaliseMost   = 100 * time.Millisecond
 	equaliseShare  = 0.275
-	// equaliseDecay is how fast the common delay falls, µs a second, once a path got faster, and leanDecay for the sake
-	// of a lean direction.
+	// equaliseDecay is how fast the common delay falls, µs a second, once a path got faster.
 	equaliseDecay = 20_000
-	leanDecay     = 200_000
 	// activeFor is how long a path counts for the common delay after its last packet of the lane.
 	activeFor = time.Second
 
 	// A direction of a lane that has received leanAfter packets in a row under fullSize carries QUIC's acknowledgements
-	// alone, for which loss and order do not matter: its common delay shrinks. It is back before the next data, as an
-	// idle lane has the full one: a delay that grows under data would be a stall.
+	// and window updates alone, for which loss and order do not matter: its common delay is short. It is back before the
+	// next data, as an idle lane has the full one: a delay that grows under data would be a stall.
 	fullSize  = 600
 	leanAfter = 200
 
 	// quic-go keeps 64 ranges of received packets: what arrives below the oldest is not acknowledged any more, and so
 	// lost to QUIC for good. holesWanted is how many holes a bulk lane may show it on average while repetitions of lost
 	// packets are on their way; with more losses at a time, the common delay grows until the rest arrive in time.
-	holesWanted = 5
+	holesWanted = 10
 	// repairTime is what detecting, reporting and repeating a lost packet takes beyond a round trip.
 	repairTime = 25 * time.Millisecond
-	repairMost = 300 * time.Millisecond
+	repairCap  = 300 * time.Millisecond
 	// windowUsed is the part of quic-go's largest window that may be needed to fill the bond.
 	windowUsed = 0.85 * 10_000 * 1200
 
@@ -57,8 +53,11 @@ func (s *Session) above(at stamp, l *laneRx) time.Duration {
 	return s.bulkMargin(l.young)
 }
 
-// lean tells whether QUIC's acknowledgements are all that comes.
-func (l *laneRx) lean(at stamp) bool { return l.small > leanAfter && at-l.lastAt < us(activeFor) }
+// lean tells whether QUIC's acknowledgements are all that comes. A young lane is not: data that followed would make the
+// round trip grow in QUIC's slow start.
+func (l *laneRx) lean(at stamp) bool {
+	return !l.young && l.small > leanAfter && at-l.lastAt < us(activeFor)
+}
 
 // bulkMargin is above for a lane that carries bulk data: the round trip shall hide a packet lost twice, and most of
 // those lost once shall be back before their time. A young lane takes the worst for granted: a round trip that grew
@@ -69,7 +68,10 @@ func (s *Session) bulkMargin(young bool) time.Duration {
 	if young {
 		repair = s.repairMost
 	}
-	return max(margin(slow), min(repair, s.windowRoom(slow)))
+	// A packet lost twice arrives after the slowest path's delay and two repairs. QUIC waits for its acknowledgement for two
+	// of its own round trips: twice the common delay and twice that of a lean way back, which the acknowledgement takes.
+	twice := s.repairMost - slow/2
+	return max(margin(slow), twice, min(repair, s.windowRoom(slow)))
 }
 
 // windowRoom is the margin with which quic-go's largest window still fills the bond.
@@ -101,7 +103,7 @@ func (s *Session) measure(at stamp) {
 		p.measure(at)
 		losses += p.lossShare * p.peak
 	}
-	s.repairMost = min(fast+repairTime, repairMost)
+	s.repairMost = min(fast+repairTime, repairCap)
 	s.repairAbove = 0
 	if losses > 0 {
 		s.repairAbove = max(0, s.repairMost-time.Duration(holesWanted/losses*float64(time.Second)))
@@ -150,14 +152,10 @@ func (s *Session) equalise(now stamp, l *laneRx) {
 	if !have {
 		return
 	}
-	if !l.haveDelay || most > l.common {
+	if !l.haveDelay || most > l.common || l.lean(now) {
 		l.common, l.haveDelay = most, true
 	} else {
-		decay := int64(equaliseDecay)
-		if l.lean(now) {
-			decay = leanDecay
-		}
-		fall := int64(now-l.commonAt) * decay / 1_000_000
+		fall := int64(now-l.commonAt) * equaliseDecay / 1_000_000
 		l.common = max(most, l.common-fall)
 	}
 	l.commonAt = now

@@ -270,7 +270,8 @@ func (b *Bond) run() {
 	}
 }
 
-// sendOpens sends handshakes while there is no session. Called with mu held.
+// sendOpens sends handshakes while there is no session, or while all is silent: the peer may have restarted and not know
+// where we are. Called with mu held.
 func (b *Bond) sendOpens(at stamp) stamp {
 	interval := openInterval
 	if b.openTries >= openFast {
@@ -337,7 +338,8 @@ func (b *Bond) sendOpenLater(p *pathTx) {
 
 // establish makes s the current session. Called with mu held.
 func (b *Bond) establish(at stamp, s *Session) {
-	b.endSession("the peer restarted")
+	// Our epoch stays: the keys of s hold it, and that of the peer is new.
+	b.dropSession("the peer restarted")
 	b.cand = nil
 	b.sess = s
 	s.since = at
@@ -359,16 +361,24 @@ func (b *Bond) establish(at stamp, s *Session) {
 	}
 }
 
-// endSession ends the current session, if any. Called with mu held.
-func (b *Bond) endSession(why string) {
+// dropSession ends the current session, if any, and tells whether there was one. Called with mu held.
+func (b *Bond) dropSession(why string) bool {
 	s := b.sess
 	if s == nil {
-		return
+		return false
 	}
 	b.sess = nil
 	b.lastOpen, b.openTries = 0, 0
 	s.end()
 	b.host.log.Info("session ended", "peer", b.cfg.Name, "why", why)
+	return true
+}
+
+// endSession ends the current session, if any, for a new one to be agreed on. Called with mu held.
+func (b *Bond) endSession(why string) {
+	if !b.dropSession(why) {
+		return
+	}
 	// A new epoch of ours, so that nothing of the old session can be replayed into the next one.
 	b.epoch = max(b.epoch+1, uint64(b.host.clock().UnixMicro()))
 	if b.cand != nil { // its keys held the old epoch

@@ -69,6 +69,16 @@ func (s *Session) setState(at stamp, p *pathTx, to PathState) {
 	}
 }
 
+// silent tells whether the peer has gone from every path.
+func (s *Session) silent() bool {
+	for _, p := range s.b.paths {
+		if p.state == PathOpening || p.state == PathUp {
+			return false
+		}
+	}
+	return true
+}
+
 // slowestRTT is the longest a report about p may take: out on p, back on any path.
 func (s *Session) slowestRTT(p *pathTx) time.Duration {
 	rtt := p.rtt

@@ -152,8 +152,15 @@ func (b *Bond) step(now time.Time, at stamp) stamp {
 	for s.sendReport(now, at) {
 		// Each path's probe has an answer of its own.
 	}
+	opens := stamp(math.MaxInt64)
+	if s.silent() {
+		opens = b.sendOpens(at)
+	} else {
+		b.openTries = 0
+	}
 	next := s.fill(now, at)
 	b.paced = next < math.MaxInt64
+	next = min(next, opens)
 	if w := s.pad(now, at); w > 0 {
 		next = min(next, w)
 	}

@@ -35,7 +35,9 @@ const (
 	openFast        = 8 // attempts at openInterval before openIntervalMax
 	// openReplyInterval bounds what a replayed handshake can make us send.
 	openReplyInterval = 20 * time.Millisecond
-	sessionBacklog    = 4
+	// learnedFor is how long a path learned from the peer stays without being used.
+	learnedFor     = 10 * time.Second
+	sessionBacklog = 4
 	// minSleep is the run loop's shortest sleep with nothing to send; pacers allow bursts of maxBurst.
 	minSleep = 300 * time.Microsecond
 )
@@ -56,8 +58,9 @@ type Bond struct {
 
 	mu        sync.Mutex
 	paths     []*pathTx
-	epoch     uint64 // ours
-	peerEpoch uint64 // newest seen, whether proven fresh or not
+	epoch     uint64       // ours
+	peerEpoch uint64       // newest seen, whether proven fresh or not
+	openSeen  replayWindow // of the peer's handshakes in that epoch
 	openSeq   uint32
 	openTries int
 	lastOpen  stamp
@@ -119,9 +122,13 @@ func (b *Bond) addPath(uplinks map[string]*uplink, c PathConfig) error {
 
 // pathTo finds the path that sends from u to addr, or learns one where the peer comes to us. Only authenticated, fresh
 // datagrams get here. Called with mu held.
-func (b *Bond) pathTo(u *uplink, addr netip.AddrPort, rx *pathRx) *pathTx {
+func (b *Bond) pathTo(at stamp, u *uplink, addr netip.AddrPort, rx *pathRx) *pathTx {
 	for _, p := range b.paths {
 		if p.uplink == u && p.remote == addr {
+			p.heard = at
+			if rx != nil {
+				p.learned = rx.id + 1
+			}
 			return p
 		}
 	}
@@ -136,19 +143,48 @@ func (b *Bond) pathTo(u *uplink, addr netip.AddrPort, rx *pathRx) *pathTx {
 			if p.uplink == u && p.learned == rx.id+1 { // the peer moved, or its NAT did
 				b.host.log.Info("peer's address changed", "peer", b.cfg.Name, "path", p.name, "from", p.remote, "to", addr)
 				p.setRemote(addr)
+				p.heard = at
 				return p
 			}
 		}
 	}
-	if len(b.paths) >= maxPaths {
+	var p *pathTx
+	if len(b.paths) < maxPaths {
+		p = newPathTx(uint8(len(b.paths)), fmt.Sprintf("%s-%d", u.name, len(b.paths)), u, addr, 0)
+		b.paths = append(b.paths, p)
+	} else if p = b.unused(at); p != nil {
+		p.name, p.uplink, p.learned = fmt.Sprintf("%s-%d", u.name, p.id), u, 0
+		p.setRemote(addr)
+	} else {
 		return nil
 	}
-	p := newPathTx(uint8(len(b.paths)), fmt.Sprintf("%s-%d", u.name, len(b.paths)), u, addr, 0)
+	p.heard = at
 	if rx != nil {
 		p.learned = rx.id + 1
 	}
-	b.paths = append(b.paths, p)
 	return p
+}
+
+// unused is a learned path on which nothing came in this session, nor a handshake lately. Called with mu held.
+func (b *Bond) unused(at stamp) *pathTx {
+	for _, p := range b.paths {
+		if at-p.heard > us(learnedFor) && (b.sess == nil || !slices.ContainsFunc(b.sess.rx[:], func(rx *pathRx) bool { return rx != nil && rx.pair == p })) {
+			return p
+		}
+	}
+	return nil
+}
+
+// forgetUnused drops the learned paths of earlier sessions at the start of a new one, when paths get new numbers: where
+// the peer was once, others may be now. Called with mu held.
+func (b *Bond) forgetUnused(at stamp) {
+	if len(b.cfg.Paths) > 0 {
+		return
+	}
+	b.paths = slices.DeleteFunc(b.paths, func(p *pathTx) bool { return at-p.heard > us(learnedFor) })
+	for i, p := range b.paths {
+		p.id, p.name, p.learned = uint8(i), fmt.Sprintf("%s-%d", p.uplink.name, i), 0
+	}
 }
 
 // AcceptSession returns the next session: one life of the peer. A newer one ends the one before.
@@ -234,7 +270,8 @@ func (b *Bond) run() {
 	}
 }
 
-// sendOpens sends handshakes while there is no session. Called with mu held.
+// sendOpens sends handshakes while there is no session, or while all is silent: the peer may have restarted and not know
+// where we are. Called with mu held.
 func (b *Bond) sendOpens(at stamp) stamp {
 	interval := openInterval
 	if b.openTries >= openFast {
@@ -256,7 +293,7 @@ func (b *Bond) sendOpen(p *pathTx) {
 	b.openSeq++
 	h.put(m)
 	putOpen(m[headerSize:], b.epoch, b.peerEpoch)
-	b.out.add(outDatagram{path: p, aead: b.openSeal, epoch: b.epoch, seq: uint64(h.seq), open: true})
+	b.out.add(p, outDatagram{aead: b.openSeal, epoch: b.epoch, seq: uint64(h.seq), open: true})
 }
 
 // onOpen takes a handshake. Called with mu held.
@@ -270,19 +307,20 @@ func (b *Bond) onOpen(at stamp, u *uplink, addr netip.AddrPort, h header, d []by
 		b.host.drops.badTag.Add(1)
 		return
 	}
-	if epoch < b.peerEpoch {
+	if epoch < b.peerEpoch || epoch == b.peerEpoch && !b.openSeen.fresh(uint64(h.seq)) {
 		b.host.drops.replayed.Add(1)
 		return
 	}
 	if epoch > b.peerEpoch {
-		b.peerEpoch = epoch
+		b.peerEpoch, b.openSeen = epoch, replayWindow{}
 		b.cand = newSession(b, epoch)
 	}
+	b.openSeen.note(uint64(h.seq))
 	var rx *pathRx
 	if s := b.sess; s != nil && s.peerEpoch == epoch {
 		rx = s.rx[h.path]
 	}
-	p := b.pathTo(u, addr, rx)
+	p := b.pathTo(at, u, addr, rx)
 	if echo == b.epoch && b.cand != nil && b.cand.peerEpoch == epoch {
 		b.establish(at, b.cand)
 	}
@@ -300,11 +338,13 @@ func (b *Bond) sendOpenLater(p *pathTx) {
 
 // establish makes s the current session. Called with mu held.
 func (b *Bond) establish(at stamp, s *Session) {
-	b.endSession("the peer restarted")
+	// Our epoch stays: the keys of s hold it, and that of the peer is new.
+	b.dropSession("the peer restarted")
 	b.cand = nil
 	b.sess = s
 	s.since = at
 	b.openTries = 0
+	b.forgetUnused(at)
 	for _, p := range b.paths {
 		p.reset()
 		p.stateSince = at
@@ -321,16 +361,24 @@ func (b *Bond) establish(at stamp, s *Session) {
 	}
 }
 
-// endSession ends the current session, if any. Called with mu held.
-func (b *Bond) endSession(why string) {
+// dropSession ends the current session, if any, and tells whether there was one. Called with mu held.
+func (b *Bond) dropSession(why string) bool {
 	s := b.sess
 	if s == nil {
-		return
+		return false
 	}
 	b.sess = nil
 	b.lastOpen, b.openTries = 0, 0
 	s.end()
 	b.host.log.Info("session ended", "peer", b.cfg.Name, "why", why)
+	return true
+}
+
+// endSession ends the current session, if any, for a new one to be agreed on. Called with mu held.
+func (b *Bond) endSession(why string) {
+	if !b.dropSession(why) {
+		return
+	}
 	// A new epoch of ours, so that nothing of the old session can be replayed into the next one.
 	b.epoch = max(b.epoch+1, uint64(b.host.clock().UnixMicro()))
 	if b.cand != nil { // its keys held the old epoch

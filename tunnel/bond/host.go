@@ -163,8 +163,8 @@ func (h *Host) receive(u *uplink, ms []Message) {
 	var last *Bond
 	for i := range ms {
 		b := ms[i].Buf[:ms[i].N]
-		hd, err := parseHeader(b)
-		if err != nil {
+		hd, ok := parseHeader(b)
+		if !ok {
 			h.drops.malformed.Add(1)
 			continue
 		}

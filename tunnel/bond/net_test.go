@@ -50,6 +50,7 @@ type world struct {
 	links []*wan.Link
 	names []string
 	a, b  *side // a has the lesser key: it opens the lanes
+	cfg   worldConfig
 }
 
 func addrs(i int) (a, b netip.AddrPort) {
@@ -76,6 +77,11 @@ func bothWays(imps ...wan.Impairment) []worldLink {
 type worldConfig struct {
 	links          []worldLink
 	clockA, clockB skew
+
+	mtu   int                                    // of the uplinks; 0: 1500
+	learn bool                                   // b is told no addresses and learns a's
+	wrap  func(isA bool, i int, s Socket) Socket // around the uplinks' sockets
+	quic  func(isA bool, c *quic.Config)         // changes the configuration of QUIC connections
 }
 
 // skew is how a node's clock differs from the world's.
@@ -93,7 +99,7 @@ func (k skew) clock() func() time.Time {
 }
 
 func newWorldOf(t testing.TB, seed uint64, cfg worldConfig) *world {
-	w := &world{t: t, net: wan.NewNetwork(seed)}
+	w := &world{t: t, net: wan.NewNetwork(seed), cfg: cfg}
 	ka, kb := testKey(1), testKey(2)
 	if ka.Public().Compare(kb.Public()) > 0 {
 		ka, kb = kb, ka
@@ -140,8 +146,15 @@ func (w *world) start(key identity.PrivateKey, peer identity.PublicKey, isA bool
 		if err != nil {
 			w.t.Fatal(err)
 		}
-		if err := h.AddUplink(Uplink{Name: w.names[i], Socket: NewPacketSocket(c, a)}); err != nil {
+		sock := NewPacketSocket(c, a)
+		if w.cfg.wrap != nil {
+			sock = w.cfg.wrap(isA, i, sock)
+		}
+		if err := h.AddUplink(Uplink{Name: w.names[i], Socket: sock, MTU: w.cfg.mtu}); err != nil {
 			w.t.Fatal(err)
+		}
+		if w.cfg.learn && !isA {
+			continue
 		}
 		cfg.Paths = append(cfg.Paths, PathConfig{Name: w.names[i], Uplink: w.names[i], Remote: b})
 	}
@@ -188,6 +201,35 @@ func (w *world) sessions() (*Session, *Session) {
 	return sa, sb
 }
 
+func (w *world) quicConfig(l *Lane, isA bool) *quic.Config {
+	c := quicConfig(l)
+	if w.cfg.quic != nil {
+		w.cfg.quic(isA, c)
+	}
+	return c
+}
+
+// rawLane opens a lane without QUIC on it.
+func (w *world) rawLane(sa, sb *Session, c Class) (la, lb *Lane) {
+	w.t.Helper()
+	la, err := sa.OpenLane(c)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if _, err := la.WriteTo(make([]byte, 100), nil); err != nil {
+		w.t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(w.t.Context(), 5*time.Second)
+	defer cancel()
+	if lb, err = sb.AcceptLane(ctx); err != nil {
+		w.t.Fatal(err)
+	}
+	if _, _, err := lb.ReadFrom(make([]byte, maxPacket)); err != nil {
+		w.t.Fatal(err)
+	}
+	return la, lb
+}
+
 func (w *world) lane(sa, sb *Session, c Class) *lanePair {
 	t := w.t
 	la, err := sa.OpenLane(c)
@@ -211,7 +253,7 @@ func (w *world) lane(sa, sb *Session, c Class) *lanePair {
 			return
 		}
 		p.lb, p.tb = lb, &quic.Transport{Conn: lb}
-		ln, err := p.tb.Listen(serverTLS, quicConfig(lb))
+		ln, err := p.tb.Listen(serverTLS, w.quicConfig(lb, false))
 		if err == nil {
 			p.cb, err = ln.Accept(t.Context())
 		}
@@ -220,7 +262,7 @@ func (w *world) lane(sa, sb *Session, c Class) *lanePair {
 	p.ta = &quic.Transport{Conn: la}
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
-	if p.ca, err = p.ta.Dial(ctx, la.RemoteAddr(), clientTLS, quicConfig(la)); err != nil {
+	if p.ca, err = p.ta.Dial(ctx, la.RemoteAddr(), clientTLS, w.quicConfig(la, true)); err != nil {
 		t.Fatal("dial:", err)
 	}
 	if err := <-done; err != nil {

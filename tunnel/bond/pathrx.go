@@ -29,6 +29,8 @@ type pathRx struct {
 	gapAt      stamp // when a number was first skipped since the last report; 0: none was
 	fresh      int   // ack-eliciting packets since the last report
 	dirty      bool  // anything since the last report
+	probed     bool  // the probe probeSeq waits for its report
+	probeSeq   uint32
 	lastSource stamp
 
 	// what Session.measure keeps: loss over about lossSpan packets, and the greatest rate, packets a second

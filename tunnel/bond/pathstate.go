@@ -81,6 +81,16 @@ func (s *Session) carries(p *pathTx) bool {
 	return p.state == PathUp || s.up == 0 && p.state == PathSuspect
 }
 
+// silent tells whether the peer has gone from every path.
+func (s *Session) silent() bool {
+	for _, p := range s.b.paths {
+		if p.state == PathOpening || p.state == PathUp {
+			return false
+		}
+	}
+	return true
+}
+
 // slowestRTT is the longest a report about p may take: out on p, back on any path.
 func (s *Session) slowestRTT(p *pathTx) time.Duration {
 	rtt := p.rtt

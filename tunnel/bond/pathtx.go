@@ -92,6 +92,7 @@ type pathTx struct {
 	dwell      time.Duration
 	clean      int
 	validated  bool
+	validFrom  uint64 // probes before this one went to another address
 	unvalBytes int
 
 	next, low uint64 // next number to send; least whose fate is unknown
@@ -110,6 +111,7 @@ type pathTx struct {
 
 	wantOpen    bool  // a handshake is due
 	learned     uint8 // for a path learned from the peer: its number there plus one
+	heard       stamp // when a handshake or another address last named the path
 	tailChecked uint64
 
 	reorder     time.Duration
@@ -145,14 +147,14 @@ func newPathTx(id uint8, name string, u *uplink, remote netip.AddrPort, limit in
 
 func (p *pathTx) setRemote(a netip.AddrPort) {
 	p.remote = a
-	p.validated = false
+	p.validated, p.validFrom = false, p.next
 	p.unvalBytes = 0
 }
 
 // reset forgets what belongs to a session; the rate controller's knowledge of the path stays.
 func (p *pathTx) reset() {
 	p.state, p.stateSince, p.clean, p.dwell = PathOpening, 0, 0, 0
-	p.next, p.low, p.largest, p.acked = 0, 0, 0, false
+	p.next, p.low, p.largest, p.acked, p.validFrom = 0, 0, 0, false, 0
 	p.inflight, p.elicOut = 0, 0
 	p.nextFree, p.lastProbe, p.lastAck = 0, 0, 0
 	p.haveReport, p.haveOWD = false, false
@@ -189,6 +191,9 @@ func (p *pathTx) record(now time.Time, at stamp, size int, eliciting, source boo
 	p.ctrl.OnSend(now, size)
 	return seq
 }
+
+// blocked tells whether the address has had all it may get before it answers.
+func (p *pathTx) blocked() bool { return !p.validated && p.unvalBytes > maxUnvalidated }
 
 func (p *pathTx) full() bool { return p.next-p.low >= pathWindow }
 
@@ -369,6 +374,6 @@ func (p *pathTx) onEcho(at stamp, seq32 uint32) {
 		return
 	}
 	p.onRTT((at - p.rec(seq).at).duration())
-	p.validated = true
+	p.validated = p.validated || seq >= p.validFrom
 	p.clean++
 }

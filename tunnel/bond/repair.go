@@ -136,7 +136,7 @@ func (s *Session) sendRepair(now time.Time, at stamp, l *Lane) (bool, stamp) {
 	h.seq = uint32(seq)
 	h.put(out)
 	b.out.bufs[b.out.n] = out
-	b.out.add(outDatagram{path: p, aead: s.sealAEAD, seq: seq})
+	b.out.add(p, outDatagram{aead: s.sealAEAD, seq: seq})
 	p.pace(at, size)
 	p.lastData = at
 	t.repairs++

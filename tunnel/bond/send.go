@@ -3,6 +3,7 @@ package bond
 import (
 	"crypto/cipher"
 	"math"
+	"net/netip"
 	"time"
 )
 
@@ -17,6 +18,7 @@ const (
 	probeInterval = 100 * time.Millisecond
 	probeSuspect  = 50 * time.Millisecond // while the path is not up
 	probeIdle     = 250 * time.Millisecond
+	probeBlocked  = time.Second // to an address that has had maxUnvalidated without an answer: it may have one yet
 	// idleAfter is when probes slow down: no data for this long.
 	idleAfter = 5 * time.Second
 	// fecWindow is how many lane packets a repair symbol covers at the most; aux holds it minus one.
@@ -51,7 +53,8 @@ type outBatch struct {
 }
 
 type outDatagram struct {
-	path  *pathTx
+	path  uint8
+	to    netip.AddrPort
 	sock  *uplink
 	aead  cipher.AEAD
 	epoch uint64
@@ -69,8 +72,9 @@ func (o *outBatch) next(n int) []byte {
 	return o.bufs[o.n]
 }
 
-func (o *outBatch) add(d outDatagram) {
-	d.sock = d.path.uplink
+// add takes what flush needs of the path, which may move meanwhile.
+func (o *outBatch) add(p *pathTx, d outDatagram) {
+	d.path, d.to, d.sock = p.id, p.remote, p.uplink
 	o.dgs[o.n] = d
 	o.dgs[o.n].size = len(o.bufs[o.n])
 	o.n++
@@ -84,7 +88,7 @@ func (b *Bond) flush() bool {
 	full := !o.room()
 	for i := range o.n {
 		d := &o.dgs[i]
-		nonce := o.tag.session(d.path.id, d.seq)
+		nonce := o.tag.session(d.path, d.seq)
 		if d.open {
 			nonce = o.tag.open(d.epoch, uint32(d.seq))
 		}
@@ -98,7 +102,7 @@ func (b *Bond) flush() bool {
 		o.ms = o.ms[:0]
 		for j := i; j < o.n; j++ {
 			if o.dgs[j].sock == u {
-				o.ms = append(o.ms, Message{Buf: o.bufs[j], Addr: o.dgs[j].path.remote})
+				o.ms = append(o.ms, Message{Buf: o.bufs[j], Addr: o.dgs[j].to})
 				o.dgs[j].sock = nil
 			}
 		}
@@ -130,7 +134,7 @@ func (b *Bond) emit(now time.Time, at stamp, p *pathTx, h header, body []byte, e
 	m := b.out.next(headerSize + len(body))
 	h.put(m)
 	copy(m[headerSize:], body)
-	b.out.add(outDatagram{path: p, aead: b.sess.sealAEAD, seq: seq})
+	b.out.add(p, outDatagram{aead: b.sess.sealAEAD, seq: seq})
 	p.pace(at, size)
 	return seq
 }
@@ -152,9 +156,18 @@ func (b *Bond) step(now time.Time, at stamp) stamp {
 		s.nextTick = at + us(tickInterval)
 		s.tick(now, at)
 	}
-	s.sendReport(now, at)
+	for s.sendReport(now, at) {
+		// Each path's probe has an answer of its own.
+	}
+	opens := stamp(math.MaxInt64)
+	if s.silent() {
+		opens = b.sendOpens(at)
+	} else {
+		b.openTries = 0
+	}
 	next := s.fill(now, at)
 	b.paced = next < math.MaxInt64
+	next = min(next, opens)
 	if w := s.pad(now, at); w > 0 {
 		next = min(next, w)
 	}
@@ -232,7 +245,7 @@ func (s *Session) probe(now time.Time, at stamp, p *pathTx) {
 	if at-p.lastProbe < us(interval) || p.full() || !s.b.out.room() {
 		return
 	}
-	if !p.validated && p.unvalBytes > maxUnvalidated {
+	if p.blocked() && at-p.lastProbe < us(probeBlocked) {
 		return
 	}
 	p.lastProbe = at
@@ -260,8 +273,9 @@ func (s *Session) tailTimer(at stamp) {
 	}
 }
 
-// sendReport tells the peer what arrived, if it is time. Called with mu held.
-func (s *Session) sendReport(now time.Time, at stamp) {
+// sendReport tells the peer what arrived, if it is time, and whether another probe waits for its answer. Called with mu
+// held.
+func (s *Session) sendReport(now time.Time, at stamp) bool {
 	b := s.b
 	fresh, full := 0, false
 	for _, rx := range s.rx {
@@ -275,20 +289,23 @@ func (s *Session) sendReport(now time.Time, at stamp) {
 		interval = reportIdle
 	}
 	due := full && at-s.lastReport >= us(gapDelay) || fresh > 0 && at-s.lastReport >= us(interval)
-	if s.echo == nil && !due {
-		return
+	probed := s.probed()
+	if probed == nil && !due {
+		return false
 	}
 	r := &s.scratch
 	r.reset()
 	s.bitmap = s.bitmap[:0]
 	p := s.reportPath()
-	if s.echo != nil {
-		p = s.echoPath
-		r.echo, r.echoPath, r.echoSeq = true, s.echo.id, s.echoSeq
-		s.echo, s.echoPath = nil, nil
+	if probed != nil {
+		probed.probed = false
+		if q := probed.pair; q != nil && !q.blocked() {
+			p = q
+			r.echo, r.echoPath, r.echoSeq = true, probed.id, probed.probeSeq
+		}
 	}
 	if p == nil || p.full() {
-		return
+		return false
 	}
 	for _, rx := range s.rx {
 		if rx != nil && (rx.dirty || at-rx.lastAt < us(time.Second)) {
@@ -313,6 +330,7 @@ func (s *Session) sendReport(now time.Time, at stamp) {
 	s.lastReport = at
 	s.reportNo++
 	b.emit(now, at, p, header{kind: kindReport, laneSeq: s.reportNo}, s.body, false, false)
+	return s.probed() != nil && b.out.room()
 }
 
 // reportPath alternates between the two earliest paths, so that one going dark costs every second report at most.
@@ -328,7 +346,7 @@ func (s *Session) reportPath() *pathTx {
 		return a.owdRel < c.owdRel
 	}
 	for _, p := range s.b.paths {
-		if p.state == PathDown || (!p.validated && p.unvalBytes > maxUnvalidated) {
+		if p.state == PathDown || p.blocked() {
 			continue
 		}
 		switch {

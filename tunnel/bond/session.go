@@ -51,9 +51,6 @@ type Session struct {
 	haveReport   bool
 	lastReport   stamp
 	reportWanted bool
-	echo         *pathRx // a probe waits for its report
-	echoPath     *pathTx
-	echoSeq      uint32
 	scratch      report
 	bitmap       []byte
 	body         []byte
@@ -307,7 +304,7 @@ func (s *Session) accept(now time.Time, at stamp, u *uplink, addr netip.AddrPort
 	if newest && (rx.pair == nil || rx.uplink != u || rx.addr != addr) {
 		// Only what is authenticated, fresh and newest moves a peer.
 		rx.uplink, rx.addr = u, addr
-		rx.pair = b.pathTo(u, addr, rx)
+		rx.pair = b.pathTo(at, u, addr, rx)
 	}
 	if back = rx.pair; back != nil {
 		back.recv++
@@ -350,7 +347,7 @@ func (s *Session) accept(now time.Time, at stamp, u *uplink, addr netip.AddrPort
 		s.onReport(now, at, h.laneSeq, &s.in)
 	case kindProbe:
 		if back != nil {
-			s.echo, s.echoPath, s.echoSeq = rx, back, h.seq
+			rx.probed, rx.probeSeq = true, h.seq
 		}
 	case kindPadding:
 	case kindClose:
@@ -373,7 +370,7 @@ func (b *Bond) received() {
 				l.poke()
 			}
 		}
-		wake = s.echo != nil || s.reportWanted || s.reportDue()
+		wake = s.probed() != nil || s.reportWanted || s.reportDue()
 	}
 	for _, p := range b.paths {
 		wake = wake || p.wantOpen
@@ -385,6 +382,16 @@ func (b *Bond) received() {
 	if wake {
 		b.wakeup()
 	}
+}
+
+// probed is a path whose newest probe was not answered yet; nil: there is none.
+func (s *Session) probed() *pathRx {
+	for _, rx := range s.rx {
+		if rx != nil && rx.probed {
+			return rx
+		}
+	}
+	return nil
 }
 
 // reportDue tells whether so much came on a path that the peer must hear of it now.

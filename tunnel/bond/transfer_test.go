@@ -27,7 +27,7 @@ func TestTransferScenarios(t *testing.T) {
 				t.Logf("started after %v", time.Since(start))
 				c, rtt := sb.Capacity()
 				t.Logf("capacity %.1f Mbit/s rtt %v", float64(c)/1e6, rtt)
-				p.transfer(t, seed, 4*time.Second) // warm
+				p.transfer(t, seed, 7*time.Second) // warm
 				r := p.transfer(t, seed, 10*time.Second)
 				t.Logf("%.1f Mbit/s of %.1f = %.3f, stall %v, cw %d, lost %d", r.mbit(), limit/1e6, r.mbit()*1e6/limit, r.stall,
 					p.cb.ConnectionStats().CongestionWindow/uint64(p.lb.MaxPacketSize()), p.cb.ConnectionStats().PacketsLost)

@@ -66,21 +66,14 @@ func (h *header) put(b []byte) {
 	binary.BigEndian.PutUint32(b[16:], h.laneSeq)
 }
 
-// parseHeader reads the header of a whole datagram (tag included).
-func parseHeader(b []byte) (h header, err error) {
-	if len(b) < headerSize+tagSize {
-		return h, fmt.Errorf("%w: %d bytes, at least %d expected", ErrMalformed, len(b), headerSize+tagSize)
+// parseHeader reads the header of a whole datagram (tag included). It makes no error text: anybody may send us noise.
+func parseHeader(b []byte) (h header, ok bool) {
+	if len(b) < headerSize+tagSize || b[0]>>4 != wireVersion {
+		return h, false
 	}
-	if v := b[0] >> 4; v != wireVersion {
-		return h, fmt.Errorf("%w: version %d, only %d is spoken", ErrMalformed, v, wireVersion)
-	}
-	h.kind = kind(b[0] & 15)
-	if h.kind == 0 || h.kind >= kindEnd {
-		return h, fmt.Errorf("%w: kind %d, allowed 1 to %d", ErrMalformed, h.kind, kindEnd-1)
-	}
-	h.path = b[1]
-	if h.path >= maxPaths {
-		return h, fmt.Errorf("%w: path %d, allowed 0 to %d", ErrMalformed, h.path, maxPaths-1)
+	h.kind, h.path = kind(b[0]&15), b[1]
+	if h.kind == 0 || h.kind >= kindEnd || h.path >= maxPaths {
+		return h, false
 	}
 	h.bond = binary.BigEndian.Uint32(b[2:])
 	h.seq = binary.BigEndian.Uint32(b[6:])
@@ -88,7 +81,7 @@ func parseHeader(b []byte) (h header, err error) {
 	h.lane = b[14]
 	h.aux = b[15]
 	h.laneSeq = binary.BigEndian.Uint32(b[16:])
-	return h, nil
+	return h, true
 }
 
 // extend returns the 64-bit number nearest to around whose low 32 bits are low. Numbers start at 0.

@@ -99,6 +99,13 @@ func newBond(h *Host, cfg PeerConfig) (*Bond, error) {
 // Name returns the configured name of the peer.
 func (b *Bond) Name() string { return b.cfg.Name }
 
+// Connected tells whether there is a session with the peer.
+func (b *Bond) Connected() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.sess != nil
+}
+
 // addPath is called with the host's mutex held, before the bond runs.
 func (b *Bond) addPath(uplinks map[string]*uplink, c PathConfig) error {
 	u := uplinks[c.Uplink]

@@ -195,11 +195,21 @@ func (s *session) openLane(class Class) (*lane, error) {
 	return s.connect(ctx, ln, true)
 }
 
+// ended tells whether the session is over.
+func ended(s Session) bool {
+	select {
+	case <-s.Done():
+		return true
+	default:
+		return false
+	}
+}
+
 func (s *session) acceptLanes() {
 	for {
 		ln, err := s.s.AcceptLane(s.ctx)
 		if err != nil {
-			if s.ctx.Err() == nil {
+			if s.ctx.Err() == nil && !ended(s.s) {
 				s.node.log.Warn("lane not accepted", "peer", s.peer.name, "error", err)
 				select {
 				case <-s.ctx.Done():

@@ -281,7 +281,7 @@ func (b *Bond) onOpen(at stamp, u *uplink, addr netip.AddrPort, h header, d []by
 		b.host.drops.replayed.Add(1)
 		return
 	}
-	if epoch > b.peerEpoch {
+	if epoch > b.peerEpoch || b.sess == nil && b.cand == nil {
 		b.peerEpoch = epoch
 		b.cand = newSession(b, epoch)
 	}
@@ -310,6 +310,7 @@ func (b *Bond) establish(at stamp, s *Session) {
 	b.endSession("the peer restarted")
 	b.cand = nil
 	b.sess = s
+	b.epoch = s.epoch // what the peer knows us by: another one would make it leave this session
 	s.since = at
 	b.openTries = 0
 	for _, p := range b.paths {

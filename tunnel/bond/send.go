@@ -161,12 +161,27 @@ func (b *Bond) step(now time.Time, at stamp) stamp {
 		next = min(next, w)
 	}
 	next = min(next, s.nextTick)
+	if s.silent() {
+		// A peer that restarted and does not know our addresses can only be found this way. One that did not
+		// restart takes no notice.
+		next = min(next, b.sendOpens(at))
+	}
 	for _, rx := range s.rx {
 		if rx != nil && rx.gapAt != 0 {
 			next = min(next, max(rx.gapAt+us(gapDelay), s.lastReport+us(gapDelay)))
 		}
 	}
 	return next
+}
+
+// silent tells whether the peer is heard on no path.
+func (s *Session) silent() bool {
+	for _, p := range s.b.paths {
+		if p.state == PathOpening || p.state == PathUp {
+			return false
+		}
+	}
+	return true
 }
 
 // tick runs the slow parts: path states, probes, timers, equalised delays.

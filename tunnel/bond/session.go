@@ -29,6 +29,7 @@ var ErrTooMany = errors.New("too many")
 // concurrent use.
 type Session struct {
 	b          *Bond
+	epoch      uint64 // ours
 	peerEpoch  uint64
 	sealAEAD   cipher.AEAD
 	verifyAEAD cipher.AEAD
@@ -75,7 +76,7 @@ type deferredLoss struct {
 // newSession derives a session's keys from both epochs. Called with the bond's mutex held.
 func newSession(b *Bond, peerEpoch uint64) *Session {
 	return &Session{
-		b: b, peerEpoch: peerEpoch,
+		b: b, epoch: b.epoch, peerEpoch: peerEpoch,
 		sealAEAD:   b.sec.sessionAEAD(b.sec.local, b.epoch, peerEpoch),
 		verifyAEAD: b.sec.sessionAEAD(b.sec.peer, b.epoch, peerEpoch),
 		done:       make(chan struct{}),

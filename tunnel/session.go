@@ -160,7 +160,7 @@ func (s *session) keepLane(class Class) {
 	for s.ctx.Err() == nil {
 		l, err := s.openLane(class)
 		if err != nil {
-			if s.ctx.Err() == nil {
+			if s.ctx.Err() == nil && !ended(s.s) {
 				s.node.log.Warn("lane not opened", "peer", s.peer.name, "class", class, "error", err)
 			}
 			select {

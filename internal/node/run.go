@@ -44,8 +44,8 @@ func RunGateway(ctx context.Context, fleetPath, name, keyPath, socket string, lo
 			return nil, opts, err
 		}
 		if got := key.Public(); got != cfg.PublicKey {
-			return nil, opts, hint.With(fmt.Errorf("key %s has public key %s, but %s says that %s has %s", keyPath, got, fleetPath, name, cfg.PublicKey),
-				"give the key of %s with --key, or put its public key into the document", name)
+			err := fmt.Errorf("key %s has public key %s, but %s says that %s has %s", keyPath, got, fleetPath, name, cfg.PublicKey)
+			return nil, opts, cli.Usage(hint.With(err, "give the key of %s with --key, or put its public key into the document", name))
 		}
 		return cfg, opts, nil
 	}

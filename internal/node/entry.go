@@ -6,6 +6,9 @@ import (
 	"net"
 	"net/netip"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/landbridge/landbridge/internal/cli"
 	"github.com/landbridge/landbridge/internal/hint"
 	"github.com/landbridge/landbridge/tunnel"
 	"github.com/landbridge/landbridge/tunnel/capture"
@@ -33,12 +36,12 @@ func (n *Node) open(ctx context.Context) (_ *entries, err error) {
 	if len(n.cfg.LAN) > 0 && !n.opts.NoCapture {
 		e.transparent = &capture.Transparent{Interfaces: n.cfg.LAN, Prefixes: captured, Exclude: own, Log: n.log}
 		if err := e.transparent.Start(ctx, n.captured); err != nil {
-			return nil, err
+			return nil, explainCapture(err)
 		}
 		if n.cfg.PreserveSource {
 			e.returns = &capture.Return{Interfaces: n.cfg.LAN, Log: n.log}
 			if err := e.returns.Start(); err != nil {
-				return nil, err
+				return nil, explainCapture(err)
 			}
 		}
 	}
@@ -55,6 +58,15 @@ func (n *Node) open(ctx context.Context) (_ *entries, err error) {
 		}
 	}
 	return e, nil
+}
+
+// explainCapture knows how the kernel fails for users with CAP_BPF and without CAP_PERFMON (seen on 6.18): its verifier
+// stumbles over its own guards against speculation and gives EFAULT, which does not look like a missing capability.
+func explainCapture(err error) error {
+	if errors.Is(err, unix.EFAULT) {
+		err = cli.Capability(hint.With(err, "the kernel's verifier fails like this without CAP_PERFMON: grant it in the service unit, or run as root"))
+	}
+	return err
 }
 
 // setPrefixes does nothing before the entries are open and after they are closed.

@@ -255,11 +255,20 @@ type program struct {
 // run starts a program; it is killed with the test.
 func (m *machines) run(role, machine string, uid uint32, args ...string) *program {
 	m.t.Helper()
+	return m.runWith(role, machine, uid, nil, args...)
+}
+
+// nobody is a user without privileges.
+const nobody = 65534
+
+// runWith starts a program as a user with capabilities.
+func (m *machines) runWith(role, machine string, uid uint32, caps []uintptr, args ...string) *program {
+	m.t.Helper()
 	p := &program{t: m.t, cmd: exec.Command(m.file("program"), args...), done: make(chan struct{})}
 	p.cmd.Env = append(os.Environ(), programEnv+"="+role)
 	p.cmd.Stdout, p.cmd.Stderr = &p.log, &p.log
 	p.cmd.Dir = m.dir
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, AmbientCaps: caps}
 	if uid != 0 {
 		p.cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uid, Gid: uid}
 	}
@@ -479,7 +488,6 @@ func TestBadInput(t *testing.T) {
 	gateway := []string{"--fleet", "bad.yaml", "--node", "sha", "--key", "sha.key", "--socket", m.file("bad.sock")}
 	agent := []string{"--config", "bad.yaml", "--socket", m.file("bad.sock")}
 	proxies := strings.NewReplacer("lan: [lan0]\n", "", "exit: {preserve_source: true}\n", "socks5: 127.0.0.1:1080\n").Replace(m.agent())
-	const nobody = 65534
 	for _, tc := range []struct {
 		name     string
 		role     string
@@ -713,7 +721,6 @@ func TestUnprivilegedAgent(t *testing.T) {
 	m.gateway("fra")
 	must(t, os.Chmod(m.dir, 0o777))
 	m.write("agent.yaml", strings.NewReplacer("lan: [lan0]\n", "", "exit: {preserve_source: true}\n", "socks5: 127.0.0.1:1080\nhttp_connect: 127.0.0.1:8080\n").Replace(m.agent()))
-	const nobody = 65534
 	must(t, os.Chown(m.file("plant.key"), nobody, nobody))
 	agent := m.run(RoleAgent, "plant", nobody, "--config", "agent.yaml", "--socket", m.file("plant.sock"))
 	agent.log.waitFor(t, "routes learned")

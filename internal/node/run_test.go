@@ -2,8 +2,16 @@ package node
 
 import (
 	"errors"
+	"fmt"
+	"io"
+	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/landbridge/landbridge/internal/cli"
+	"github.com/landbridge/landbridge/internal/hint"
 )
 
 type closer func() error
@@ -20,6 +28,16 @@ func TestCloseWithin(t *testing.T) {
 	err := closeWithin(closer(func() error { <-release; return nil }), 10*time.Millisecond)
 	if err == nil || err.Error() != "stop: not everything has ended within 10ms" {
 		t.Errorf("a stop that hangs: %v", err)
+	}
+}
+
+func TestExplainCapture(t *testing.T) {
+	err := explainCapture(fmt.Errorf("load program: %w (hit verifier bug)", unix.EFAULT))
+	if cli.Code(err) != cli.MissingCapability || !strings.Contains(hint.Of(err), "CAP_PERFMON") {
+		t.Errorf("code %d, hint %q", cli.Code(err), hint.Of(err))
+	}
+	if err := explainCapture(io.EOF); err != io.EOF {
+		t.Errorf("another error became %v", err)
 	}
 }
 

@@ -132,11 +132,8 @@ func (s *session) recvControl(r io.Reader) error {
 			return err
 		}
 		first := s.hello.Swap(h) == nil
-		if h.Node != s.peer.name {
-			s.node.log.Warn("peer has another name", "peer", s.peer.name, "says", h.Node)
-		}
-		if first {
-			s.node.log.Info("peer says hello", "peer", s.peer.name, "version", h.Version)
+		if first { // its key says who it is; an agent's name is its own business
+			s.node.log.Info("peer says hello", "peer", s.peer.name, "name", h.Node, "version", h.Version)
 		}
 		if h.Told && s.node.cfg.OnRoutes != nil {
 			s.node.cfg.OnRoutes(s.peer.name, h.Routes)

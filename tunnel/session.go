@@ -160,7 +160,7 @@ func (s *session) keepLane(class Class) {
 	for s.ctx.Err() == nil {
 		l, err := s.openLane(class)
 		if err != nil {
-			if s.ctx.Err() == nil {
+			if s.ctx.Err() == nil && !ended(s.s) {
 				s.node.log.Warn("lane not opened", "peer", s.peer.name, "class", class, "error", err)
 			}
 			select {
@@ -195,11 +195,21 @@ func (s *session) openLane(class Class) (*lane, error) {
 	return s.connect(ctx, ln, true)
 }
 
+// ended tells whether the session is over.
+func ended(s Session) bool {
+	select {
+	case <-s.Done():
+		return true
+	default:
+		return false
+	}
+}
+
 func (s *session) acceptLanes() {
 	for {
 		ln, err := s.s.AcceptLane(s.ctx)
 		if err != nil {
-			if s.ctx.Err() == nil {
+			if s.ctx.Err() == nil && !ended(s.s) {
 				s.node.log.Warn("lane not accepted", "peer", s.peer.name, "error", err)
 				select {
 				case <-s.ctx.Done():

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -64,10 +65,17 @@ func showStatus(ctx context.Context, out io.Writer, node, socket string, asJSON 
 	if err != nil {
 		return err
 	}
-	for i, path := range paths {
+	return showNodes(ctx, out, paths, asJSON)
+}
+
+func showNodes(ctx context.Context, out io.Writer, paths []string, asJSON bool) error {
+	var failed []error
+	shown := 0
+	for _, path := range paths {
 		st, err := admin.Fetch(ctx, path)
-		if err != nil {
-			return err
+		if err != nil { // the socket of a node that crashed does not hide the others
+			failed = append(failed, err)
+			continue
 		}
 		if asJSON {
 			if err := json.NewEncoder(out).Encode(st); err != nil {
@@ -75,14 +83,14 @@ func showStatus(ctx context.Context, out io.Writer, node, socket string, asJSON 
 			}
 			continue
 		}
-		if i > 0 {
+		if shown++; shown > 1 {
 			fmt.Fprintln(out)
 		}
 		if err := st.WriteText(out); err != nil {
 			return err
 		}
 	}
-	return nil
+	return errors.Join(failed...)
 }
 
 // watchStatus goes on while the node restarts: that is when people watch.

@@ -138,10 +138,10 @@ func flatten(err error) []error {
 				out = append(out, flatten(e)...)
 				texts = append(texts, e.Error())
 			}
-			if strings.Join(texts, "\n") == err.Error() {
+			if len(out) > 1 && strings.Join(texts, "\n") == err.Error() {
 				return out
 			}
-			return []error{err}
+			return []error{err} // with the marks around it
 		}
 		next := errors.Unwrap(inner)
 		if next == nil || next.Error() != err.Error() {

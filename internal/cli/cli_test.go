@@ -55,6 +55,7 @@ func TestReport(t *testing.T) {
 		{"one", fmt.Errorf("start: %w", a), "p: error: start: port in use\nhint: stop the other one\n"},
 		{"joined", errors.Join(a, b), "p: error: port in use\nhint: stop the other one\np: error: no key\n"},
 		{"joined, marked", Usage(errors.Join(a, errors.Join(b, b))), "p: error: port in use\nhint: stop the other one\np: error: no key\np: error: no key\n"},
+		{"joined with nothing", hint.With(errors.Join(b, nil), "make one"), "p: error: no key\nhint: make one\n"},
 		{"several in a sentence", fmt.Errorf("both %w and %w", a, b), "p: error: both port in use and no key\nhint: stop the other one\n"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -28,6 +28,8 @@ type Agent struct {
 	Prefixes     []netip.Prefix
 	SOCKS5       string // ip:port to listen on, or ""
 	HTTPConnect  string // ip:port to listen on, or ""
+	// PreserveSource dials the site's hosts from the client's own address, as a gateway's exit does.
+	PreserveSource bool
 
 	prefixAt []position
 	pathText []string
@@ -90,9 +92,15 @@ func parseAgent(file string, data []byte) (*Agent, error) {
 			})
 		}},
 		field{"lan", false, func(n ast.Node) { a.LAN = p.interfaces(n, "lan") }},
-		field{"prefixes", false, func(n ast.Node) { a.Prefixes, a.prefixAt = p.prefixes(n, "agent") }},
+		field{"prefixes", true, func(n ast.Node) {
+			a.Prefixes, a.prefixAt = p.prefixes(n, "agent")
+			if len(a.Prefixes) == 0 && len(p.list) == 0 {
+				p.add(at(n), "write those of the site in the fleet document", "prefixes: none, want the site's")
+			}
+		}},
 		field{"socks5", false, func(n ast.Node) { a.SOCKS5 = p.listenAddress(n, "socks5") }},
 		field{"http_connect", false, func(n ast.Node) { a.HTTPConnect = p.listenAddress(n, "http_connect") }},
+		field{"exit", false, func(n ast.Node) { a.PreserveSource = p.exit(n, "exit") }},
 	)
 	p.validateAgent(a, start)
 	if err := p.err(); err != nil {
@@ -144,6 +152,9 @@ func (p *problems) validateAgent(a *Agent, start position) {
 	if len(a.LAN) == 0 && a.SOCKS5 == "" && a.HTTPConnect == "" && len(p.list) == 0 {
 		p.add(start, "add lan, socks5 or http_connect", "no flow could enter: neither LAN interfaces nor a proxy address")
 	}
+	if a.PreserveSource && len(a.LAN) == 0 {
+		p.add(start, "add lan: the replies to the clients' addresses are taken there", "exit: preserve_source without LAN interfaces")
+	}
 	if a.SOCKS5 != "" && a.SOCKS5 == a.HTTPConnect {
 		p.add(start, "", "socks5 and http_connect both listen on %s", a.SOCKS5)
 	}
@@ -183,6 +194,8 @@ func (p *problems) agentPath(a *Agent, text string, where position) {
 	a.Paths = append(a.Paths, [2]string{name, index})
 }
 
+var everywhere = []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)}
+
 // Node derives the agent's view: one peer, its gateway, which everything goes to that is not for the site itself.
 //
 // Without paths in the file every uplink is paired with those gateway addresses that lie in one of its networks, and
@@ -194,8 +207,14 @@ func (a *Agent) Node(local []Interface) (*NodeConfig, error) {
 		LAN:     slices.Clone(a.LAN),
 		Tenants: []NodeTenant{{a.Tenant, true}}, // the gateway decides what may cross
 		Sources: []Source{{a.Tenant, a.Site, slices.Clone(a.Prefixes)}},
+
+		PreserveSource: a.PreserveSource,
 	}
-	peer := Peer{Name: a.Gateway.Name, PublicKey: a.Gateway.PublicKey, Kind: PeerGateway}
+	// The gateway has authorised what it passes on to the site, from wherever it comes.
+	peer := Peer{
+		Name: a.Gateway.Name, PublicKey: a.Gateway.PublicKey, Kind: PeerGateway,
+		Sources: []Source{{Tenant: a.Tenant, Prefixes: slices.Clone(everywhere)}},
+	}
 	for _, u := range a.Uplinks {
 		n.Uplinks = append(n.Uplinks, NodeUplink{u.Name, u.Interface, u.Address, u.Rate, true})
 		for _, i := range a.pairing(u, local) {
@@ -217,8 +236,8 @@ func (a *Agent) Node(local []Interface) (*NodeConfig, error) {
 	for _, pfx := range a.Prefixes {
 		n.Routes = append(n.Routes, Route{pfx, a.Tenant, a.Site, ""})
 	}
-	for _, unspecified := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
-		n.Routes = append(n.Routes, Route{netip.PrefixFrom(unspecified, 0), a.Tenant, "", a.Gateway.Name})
+	for _, pfx := range everywhere {
+		n.Routes = append(n.Routes, Route{pfx, a.Tenant, "", a.Gateway.Name})
 	}
 	slices.SortStableFunc(n.Routes, func(a, b Route) int { return comparePrefix(a.Prefix, b.Prefix) })
 	return n, nil

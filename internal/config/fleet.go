@@ -171,14 +171,17 @@ func (p *problems) gateways(n ast.Node) (out []*Gateway) {
 			field{"carriers", false, func(n ast.Node) { g.Carriers = p.uplinks(n, what+": carrier", true) }},
 			field{"access", false, func(n ast.Node) { g.Access = p.uplinks(n, what+": access", true) }},
 			field{"lan", false, func(n ast.Node) { g.LAN = p.interfaces(n, what+": lan") }},
-			field{"exit", false, func(n ast.Node) {
-				p.object(n, at(n), what+": exit",
-					field{"preserve_source", false, func(n ast.Node) { g.PreserveSource = p.boolean(n, what+": preserve_source") }})
-			}},
+			field{"exit", false, func(n ast.Node) { g.PreserveSource = p.exit(n, what+": exit") }},
 		)
 		out = append(out, g)
 	}
 	return out
+}
+
+func (p *problems) exit(n ast.Node, what string) (preserve bool) {
+	p.object(n, at(n), what,
+		field{"preserve_source", false, func(n ast.Node) { preserve = p.boolean(n, what+": preserve_source") }})
+	return preserve
 }
 
 // uplinks reads a map of uplinks. A gateway must say where it listens (fixed), an agent need not.

@@ -82,6 +82,9 @@ func (a *Agent) Marshal() []byte {
 	if a.HTTPConnect != "" {
 		fmt.Fprintf(&b, "http_connect: %s\n", quoteYAML(a.HTTPConnect))
 	}
+	if a.PreserveSource {
+		b.WriteString("exit: {preserve_source: true}\n")
+	}
 	return b.Bytes()
 }
 

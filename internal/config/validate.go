@@ -199,7 +199,7 @@ func (p *problems) checkSites(f *Fleet) {
 			case s.At == "":
 			case g == nil:
 				p.add(s.atAt, didYouMean(s.At, gatewayNames(f)), "%s: unknown gateway %q", name, s.At)
-			case s.PublicKey.IsZero() && s.keyAt == (position{}) && len(g.LAN) == 0:
+			case s.PublicKey.IsZero() && s.keyAt == (position{}) && len(g.LAN) == 0 && len(p.list) == 0: // else "lan" may be what failed
 				p.add(s.at, "add lan to the gateway, or the public_key of the site's agent", "%s: gateway %s has no LAN interface it could be behind", name, s.At)
 			}
 			if len(s.Prefixes) == 0 && len(p.list) == 0 {

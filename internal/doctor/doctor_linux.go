@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -110,7 +111,9 @@ var wantedCaps = []struct {
 }{
 	{unix.CAP_NET_ADMIN, "CAP_NET_ADMIN", "transparent capture, kept source addresses, socket buffers beyond the system limit"},
 	{unix.CAP_BPF, "CAP_BPF", "loading the capture programs"},
-	{unix.CAP_NET_RAW, "CAP_NET_RAW", "binding again a socket that is bound to an interface"},
+	// Without it the verifier guards against speculation, and refuses or fails on programs that are fine otherwise.
+	{unix.CAP_PERFMON, "CAP_PERFMON", "loading the capture programs"},
+	{unix.CAP_NET_RAW, "CAP_NET_RAW", "binding sockets to interfaces on kernels before 5.7"},
 }
 
 func (d *doctor) capabilities() {
@@ -122,11 +125,14 @@ func (d *doctor) capabilities() {
 	var missing, lost []string
 	level := OK
 	for _, c := range wantedCaps {
-		has := caps&(1<<c.bit) != 0 || c.bit == unix.CAP_BPF && caps&(1<<unix.CAP_SYS_ADMIN) != 0
+		has := caps&(1<<c.bit) != 0 || (c.bit == unix.CAP_BPF || c.bit == unix.CAP_PERFMON) && caps&(1<<unix.CAP_SYS_ADMIN) != 0
 		if has {
 			continue
 		}
-		missing, lost = append(missing, c.name), append(lost, c.lost)
+		missing = append(missing, c.name)
+		if !slices.Contains(lost, c.lost) {
+			lost = append(lost, c.lost)
+		}
 		if l := d.needed(); c.bit == unix.CAP_NET_RAW {
 			level = max(level, Warn)
 		} else {
@@ -134,7 +140,7 @@ func (d *doctor) capabilities() {
 		}
 	}
 	if missing == nil {
-		d.ok("capabilities", "NET_ADMIN, BPF, NET_RAW")
+		d.ok("capabilities", "NET_ADMIN, BPF, PERFMON, NET_RAW")
 		return
 	}
 	d.bad(level, "capabilities", "missing "+strings.Join(missing, ", "), strings.Join(lost, "; "),
@@ -180,7 +186,7 @@ func (d *doctor) captureHook() {
 
 func (d *doctor) noBPF(err error) {
 	if errors.Is(err, fs.ErrPermission) {
-		d.bad(d.needed(), "bpf", "programs cannot be loaded: permission denied", "transparent capture", "run as root or with CAP_BPF and CAP_NET_ADMIN")
+		d.bad(d.needed(), "bpf", "programs cannot be loaded: permission denied", "transparent capture", "run as root or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN")
 		return
 	}
 	d.bad(d.needed(), "bpf", oneLine(err), "transparent capture", fmt.Sprintf("use Linux %d.%d or later with CONFIG_BPF_SYSCALL", captureMajor, captureMinor))

@@ -76,17 +76,20 @@ func TestFindings(t *testing.T) {
 		{"no capabilities", func(t *testing.T, m *machine) {
 			write(t, m.proc, "self/status", noCaps)
 			m.skAssign = func() error { return fmt.Errorf("load: %w", fs.ErrPermission) }
-		}, false, "fail capabilities: missing CAP_NET_ADMIN, CAP_BPF, CAP_NET_RAW\nfail bpf: programs cannot be loaded: permission denied"},
+		}, false, "fail capabilities: missing CAP_NET_ADMIN, CAP_BPF, CAP_PERFMON, CAP_NET_RAW\nfail bpf: programs cannot be loaded: permission denied"},
 		{"no capabilities, proxies only", func(t *testing.T, m *machine) {
 			write(t, m.proc, "self/status", noCaps)
 			m.skAssign = func() error { return fmt.Errorf("load: %w", fs.ErrPermission) }
-		}, true, "warn capabilities: missing CAP_NET_ADMIN, CAP_BPF, CAP_NET_RAW\nwarn bpf: programs cannot be loaded: permission denied"},
-		{"CAP_SYS_ADMIN stands for CAP_BPF", func(t *testing.T, m *machine) {
+		}, true, "warn capabilities: missing CAP_NET_ADMIN, CAP_BPF, CAP_PERFMON, CAP_NET_RAW\nwarn bpf: programs cannot be loaded: permission denied"},
+		{"CAP_SYS_ADMIN stands for CAP_BPF and CAP_PERFMON", func(t *testing.T, m *machine) {
 			write(t, m.proc, "self/status", "CapEff:\t0000000000203000\n") // SYS_ADMIN, NET_RAW, NET_ADMIN
 		}, false, ""},
 		{"only NET_RAW missing", func(t *testing.T, m *machine) {
-			write(t, m.proc, "self/status", "CapEff:\t0000008000001000\n") // BPF, NET_ADMIN
+			write(t, m.proc, "self/status", "CapEff:\t000000c000001000\n") // BPF, PERFMON, NET_ADMIN
 		}, false, "warn capabilities: missing CAP_NET_RAW"},
+		{"only PERFMON missing", func(t *testing.T, m *machine) {
+			write(t, m.proc, "self/status", "CapEff:\t0000008000003000\n") // BPF, NET_RAW, NET_ADMIN
+		}, false, "fail capabilities: missing CAP_PERFMON"},
 		{"no tcx", func(_ *testing.T, m *machine) { m.tcx = func() error { return errors.New("not supported") } }, false,
 			"warn bpf: no tcx: not supported"},
 		{"no bpf_sk_assign", func(_ *testing.T, m *machine) { m.skAssign = func() error { return errors.New("not\nsupported") } }, false,
@@ -99,7 +102,7 @@ func TestFindings(t *testing.T) {
 		{"small buffers", func(t *testing.T, m *machine) {
 			write(t, m.proc, "sys/net/core/rmem_max", "212992\n")
 			write(t, m.proc, "self/status", noCaps)
-		}, true, "warn capabilities: missing CAP_NET_ADMIN, CAP_BPF, CAP_NET_RAW\nwarn net.core.rmem_max: 212992"},
+		}, true, "warn capabilities: missing CAP_NET_ADMIN, CAP_BPF, CAP_PERFMON, CAP_NET_RAW\nwarn net.core.rmem_max: 212992"},
 		{"strict everywhere", func(t *testing.T, m *machine) { write(t, m.proc, "sys/net/ipv4/conf/all/rp_filter", "1\n") }, false,
 			"warn rp_filter: strict on all interfaces"},
 		{"strict on one", func(t *testing.T, m *machine) { write(t, m.proc, "sys/net/ipv4/conf/ct0/rp_filter", "1\n") }, false,

@@ -16,11 +16,12 @@ func (s sessionSource) AcceptSession(ctx context.Context) (tunnel.Session, error
 	if err != nil {
 		return nil, err
 	}
-	return &session{Session: ses}, nil
+	return &session{Session: ses, ctx: ctx}, nil
 }
 
 type session struct {
 	*bond.Session
+	ctx    context.Context // of the peer: it ends with RemovePeer and Close
 	opened atomic.Bool
 }
 
@@ -32,6 +33,8 @@ func (s *session) OpenLane(c tunnel.Class) (tunnel.Lane, error) {
 		select {
 		case <-s.Started():
 		case <-s.Done():
+		case <-s.ctx.Done():
+			return nil, s.ctx.Err()
 		}
 	}
 	l, err := s.Session.OpenLane(bond.Class(c))

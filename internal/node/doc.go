@@ -1,7 +1,7 @@
 // Package node assembles a running gateway or agent from its parts.
 //
-//   - RunGateway and RunAgent are what the programs call: they read the configuration, run the node until the context
-//     ends, and read it anew at each SIGHUP.
+//   - GatewayCommand and AgentCommand are the two programs. RunGateway and RunAgent, which they call, read the
+//     configuration, run the node until the context ends, and read it anew at each SIGHUP.
 //   - Start runs one node from a derived configuration; the lab's in-memory network and tests use it with sockets of
 //     their own.
 //

@@ -6,6 +6,10 @@ import (
 	"net"
 	"net/netip"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/landbridge/landbridge/internal/cli"
+	"github.com/landbridge/landbridge/internal/hint"
 	"github.com/landbridge/landbridge/tunnel"
 	"github.com/landbridge/landbridge/tunnel/capture"
 )
@@ -26,40 +30,51 @@ func (n *Node) open(ctx context.Context) (_ *entries, err error) {
 			e.close()
 		}
 	}()
+	n.mu.Lock()
 	captured, own := n.capturedLocked()
+	n.mu.Unlock()
 	if len(n.cfg.LAN) > 0 && !n.opts.NoCapture {
 		e.transparent = &capture.Transparent{Interfaces: n.cfg.LAN, Prefixes: captured, Exclude: own, Log: n.log}
 		if err := e.transparent.Start(ctx, n.captured); err != nil {
-			return nil, err
+			return nil, explainCapture(err)
 		}
 		if n.cfg.PreserveSource {
 			e.returns = &capture.Return{Interfaces: n.cfg.LAN, Log: n.log}
 			if err := e.returns.Start(); err != nil {
-				return nil, err
+				return nil, explainCapture(err)
 			}
 		}
 	}
 	if n.opts.SOCKS5 != "" {
 		e.socks = &capture.Socks5{Addr: n.opts.SOCKS5, Log: n.log}
 		if err := e.socks.Start(ctx, n.proxied); err != nil {
-			return nil, err
+			return nil, hint.With(err, "%s", proxyHint(err, "socks5", n.opts.SOCKS5))
 		}
 	}
 	if n.opts.HTTPConnect != "" {
 		e.connect = &capture.HTTPConnect{Addr: n.opts.HTTPConnect, Log: n.log}
 		if err := e.connect.Start(ctx, n.proxied); err != nil {
-			return nil, err
+			return nil, hint.With(err, "%s", proxyHint(err, "http_connect", n.opts.HTTPConnect))
 		}
 	}
 	return e, nil
 }
 
-func (e *entries) setPrefixes(captured, own []netip.Prefix) {
-	if e == nil || e.transparent == nil {
-		return
+// explainCapture knows how the kernel fails for users with CAP_BPF and without CAP_PERFMON (seen on 6.18): its verifier
+// stumbles over its own guards against speculation and gives EFAULT, which does not look like a missing capability.
+func explainCapture(err error) error {
+	if errors.Is(err, unix.EFAULT) {
+		err = cli.Capability(hint.With(err, "the kernel's verifier fails like this without CAP_PERFMON: grant it in the service unit, or run as root"))
 	}
-	// Fails only for more prefixes than the kernel's table holds, which is above the configuration's limit.
-	_ = e.transparent.SetPrefixes(captured, own)
+	return err
+}
+
+// setPrefixes does nothing before the entries are open and after they are closed.
+func (e *entries) setPrefixes(captured, own []netip.Prefix) error {
+	if e == nil || e.transparent == nil {
+		return nil
+	}
+	return e.transparent.SetPrefixes(captured, own)
 }
 
 func (e *entries) close() error {
@@ -79,17 +94,15 @@ func (e *entries) close() error {
 	return errors.Join(errs...)
 }
 
-// captured carries a flow taken off a LAN interface. Its errors are in the tunnel's log.
+// captured carries a flow taken off a LAN interface. Its errors are in the log.
 func (n *Node) captured(ctx context.Context, f capture.Flow) {
-	_ = n.tunnel.HandleFlow(ctx, tunnel.Flow{Src: f.Src, Dst: f.Dst, Conn: f.Conn})
+	_ = n.Handle(ctx, tunnel.Flow{Src: f.Src, Dst: f.Dst, Conn: f.Conn})
 }
 
 // proxied carries a flow of an explicit proxy. Its client may be this host itself, whose address belongs to no site:
 // the flow then counts as coming from this host's address in the site.
 func (n *Node) proxied(ctx context.Context, f capture.Flow) {
-	n.mu.Lock()
-	sources := n.cfg.Sources
-	n.mu.Unlock()
+	sources := n.config().Sources
 	if _, ok := tenantOf(sources, f.Src.Addr().Unmap()); !ok {
 		for _, s := range sources {
 			if a, ok := ownAddress(s.Prefixes); ok {
@@ -121,10 +134,7 @@ func ownAddress(prefixes []netip.Prefix) (netip.Addr, bool) {
 
 // dial connects to a flow's destination at the exit.
 func (n *Node) dial(ctx context.Context, src, dst netip.AddrPort) (net.Conn, error) {
-	n.mu.Lock()
-	keep := n.cfg.PreserveSource
-	n.mu.Unlock()
-	if keep {
+	if n.config().PreserveSource {
 		return capture.DialTransparent(ctx, netip.AddrPortFrom(src.Addr(), 0), dst)
 	}
 	var d net.Dialer

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/landbridge/landbridge/internal/cli"
@@ -39,13 +40,22 @@ type Node struct {
 	started time.Time
 	host    *bond.Host
 	tunnel  *tunnel.Node
-	entries *entries
+	rates   rates
+	refused atomic.Uint64 // flows turned away before the tunnel saw them
 
+	stop    context.CancelFunc // ends the goroutines of wg
+	wg      sync.WaitGroup
+	uplinks []*uplinkWatch // of sockets this node opened itself
+
+	reloading sync.Mutex // one Reload at a time
+	capturing sync.Mutex // one writer of the captured prefixes at a time, so that the newest stay
+
+	// mu guards what follows and is held for moments only: flows and sessions take it, and Reload waits for those.
 	mu      sync.Mutex
+	entries *entries // nil until Start is about to return
 	cfg     *config.NodeConfig
 	peers   map[string]*peer
 	learned []netip.Prefix // routes that an agent's gateway announced
-	rates   rates
 }
 
 type peer struct {
@@ -58,10 +68,12 @@ func Start(ctx context.Context, cfg *config.NodeConfig, opts Options) (_ *Node, 
 	if opts.Log == nil {
 		opts.Log = slog.Default()
 	}
-	if opts.Listen == nil {
+	own := opts.Listen == nil
+	if own {
 		opts.Listen = listenUDP
 	}
 	n := &Node{opts: opts, log: opts.Log, started: time.Now(), cfg: cfg, peers: map[string]*peer{}}
+	ctx, n.stop = context.WithCancel(ctx)
 	defer func() {
 		if err != nil {
 			n.Close()
@@ -71,6 +83,9 @@ func Start(ctx context.Context, cfg *config.NodeConfig, opts Options) (_ *Node, 
 		return nil, err
 	}
 	for _, u := range cfg.Uplinks {
+		if own { // look before opening: what changes in between is seen as a change
+			n.uplinks = append(n.uplinks, newUplinkWatch(u))
+		}
 		if err := n.addUplink(u); err != nil {
 			return nil, err
 		}
@@ -87,47 +102,33 @@ func Start(ctx context.Context, cfg *config.NodeConfig, opts Options) (_ *Node, 
 		return nil, err
 	}
 	for _, p := range cfg.Peers {
-		if err := n.addPeer(p); err != nil {
+		if err := n.addPeer(cfg, p); err != nil {
 			return nil, err
 		}
 	}
-	if n.entries, err = n.open(ctx); err != nil {
+	e, err := n.open(ctx)
+	if err != nil {
 		return nil, err
 	}
+	n.mu.Lock()
+	n.entries = e
+	n.mu.Unlock()
+	if err := n.updateCapture(); err != nil { // a gateway may have announced its routes meanwhile
+		return nil, err
+	}
+	n.wg.Go(func() { n.watchUplinks(ctx) })
+	n.wg.Go(func() { n.watchPeers(ctx, connectPatience) })
 	return n, nil
 }
 
-func (n *Node) addUplink(u config.NodeUplink) error {
-	up, err := n.opts.Listen(u)
-	if err != nil {
-		return err
-	}
-	if err := n.host.AddUplink(up); err != nil {
-		up.Socket.Close()
-		return err
-	}
-	return nil
+// config returns the configuration in force.
+func (n *Node) config() *config.NodeConfig {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.cfg
 }
 
-// listenUDP opens an uplink's UDP socket, bound to its interface.
-func listenUDP(u config.NodeUplink) (bond.Uplink, error) {
-	addr := u.Address
-	if !addr.IsValid() {
-		addr = netip.AddrPortFrom(netip.IPv4Unspecified(), 0)
-	}
-	sock, err := bond.ListenUDP(addr, u.Interface)
-	if err != nil {
-		err = fmt.Errorf("uplink %s: %w", u.Name, err)
-		return bond.Uplink{}, hint.With(err, "%s", listenHint(err, u))
-	}
-	up := bond.Uplink{Name: u.Name, Socket: sock, Rate: int64(u.Rate)}
-	if ifc, err := net.InterfaceByName(u.Interface); err == nil {
-		up.MTU = min(ifc.MTU, 1500)
-	}
-	return up, nil
-}
-
-func (n *Node) addPeer(p config.Peer) error {
+func (n *Node) addPeer(cfg *config.NodeConfig, p config.Peer) error {
 	bc := bond.PeerConfig{Name: p.Name, Key: p.PublicKey, Uplinks: p.Uplinks}
 	for _, path := range p.Paths {
 		bc.Paths = append(bc.Paths, bond.PathConfig{Name: path.Name, Uplink: path.Uplink, Remote: path.Remote, Rate: int64(path.Rate)})
@@ -140,8 +141,10 @@ func (n *Node) addPeer(p config.Peer) error {
 		b.Close()
 		return err
 	}
-	n.peers[p.Name] = &peer{p, b}
-	return n.tunnel.SetRoutes(p.Name, routesFor(n.cfg, p))
+	n.mu.Lock()
+	n.peers[p.Name] = &peer{cfg: p, bond: b}
+	n.mu.Unlock()
+	return n.tunnel.SetRoutes(p.Name, routesFor(cfg, p))
 }
 
 // routesFor is what a peer is told to be reachable through this node: only agents need it.
@@ -168,10 +171,22 @@ func (n *Node) onRoutes(peerName string, prefixes []netip.Prefix) {
 	}
 	n.mu.Lock()
 	n.learned = slices.Clone(prefixes)
-	captured, own := n.capturedLocked()
 	n.mu.Unlock()
 	n.log.Info("routes learned", "from", peerName, "prefixes", len(prefixes))
-	n.entries.setPrefixes(captured, own)
+	if err := n.updateCapture(); err != nil {
+		n.log.Error("routes are not captured", "from", peerName, "err", err, "hint", hint.Of(err))
+	}
+}
+
+// updateCapture makes the LAN interfaces capture what the configuration and the learned routes ask for.
+func (n *Node) updateCapture() error {
+	n.capturing.Lock()
+	defer n.capturing.Unlock()
+	n.mu.Lock()
+	e := n.entries
+	captured, own := n.capturedLocked()
+	n.mu.Unlock()
+	return e.setPrefixes(captured, own)
 }
 
 // capturedLocked returns the destinations whose flows are taken on LAN interfaces, and those inside them that are not:
@@ -192,55 +207,31 @@ func (n *Node) capturedLocked() (captured, own []netip.Prefix) {
 	return captured, own
 }
 
-// Handle carries a flow that did not come through capture.
-func (n *Node) Handle(ctx context.Context, f tunnel.Flow) error { return n.tunnel.HandleFlow(ctx, f) }
-
-// ErrRestart is returned by Reload for a change that only a restart can make.
-var ErrRestart = errors.New("change needs a restart")
-
-// Reload puts a new configuration in force: peers come and go, routes and permissions change for new flows. Peers that
-// did not change keep their sessions and flows. Nothing changes when it fails.
-func (n *Node) Reload(cfg *config.NodeConfig) error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if cfg.Name != n.cfg.Name || cfg.PreserveSource != n.cfg.PreserveSource || !slices.Equal(cfg.LAN, n.cfg.LAN) ||
-		!slices.Equal(cfg.Uplinks, n.cfg.Uplinks) {
-		return hint.With(fmt.Errorf("reload %s: name, uplinks, lan or exit differ: %w", n.cfg.Name, ErrRestart), "restart the program; everything else can be reloaded")
+// Handle carries a flow that did not come through capture. It must come from a site of this node.
+func (n *Node) Handle(ctx context.Context, f tunnel.Flow) error {
+	cfg := n.config()
+	if _, ok := tenantOf(cfg.Sources, f.Src.Addr().Unmap()); !ok {
+		// Sites behind peers are known too, but their flows come through the peers.
+		err := fmt.Errorf("source %v belongs to no site of %s", f.Src.Addr().Unmap(), cfg.Name)
+		n.refused.Add(1)
+		n.log.Info("flow reset", "src", f.Src, "dst", f.Dst, "reason", err)
+		_ = f.Conn.Reset() // its error is the end it asks for
+		return err
 	}
-	n.cfg = cfg
-	n.tunnel.SetRouter(newRouter(cfg))
-	var errs []error
-	for name, p := range n.peers {
-		now := cfg.Peer(name)
-		if now == nil || !samePeer(p.cfg, *now) {
-			n.tunnel.RemovePeer(name)
-			p.bond.Close()
-			delete(n.peers, name)
-		}
-	}
-	for _, p := range cfg.Peers {
-		if old := n.peers[p.Name]; old != nil {
-			old.cfg = p
-			errs = append(errs, n.tunnel.SetRoutes(p.Name, routesFor(cfg, p)))
-			continue
-		}
-		errs = append(errs, n.addPeer(p))
-	}
-	captured, own := n.capturedLocked()
-	n.entries.setPrefixes(captured, own)
-	return errors.Join(errs...)
-}
-
-// samePeer tells whether the bond to a peer can stay as it is; who may enter through it is the router's business.
-func samePeer(a, b config.Peer) bool {
-	return a.PublicKey == b.PublicKey && a.Kind == b.Kind && slices.Equal(a.Paths, b.Paths) && slices.Equal(a.Uplinks, b.Uplinks)
+	return n.tunnel.HandleFlow(ctx, f)
 }
 
 // Close ends the node: no new flows, flows reset, sessions closed, sockets closed.
 func (n *Node) Close() error {
 	var errs []error
-	if n.entries != nil {
-		errs = append(errs, n.entries.close())
+	n.stop()
+	n.wg.Wait()
+	n.mu.Lock()
+	e := n.entries
+	n.entries = nil
+	n.mu.Unlock()
+	if e != nil {
+		errs = append(errs, e.close())
 	}
 	if n.tunnel != nil {
 		errs = append(errs, n.tunnel.Close())

@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -41,8 +44,8 @@ func RunGateway(ctx context.Context, fleetPath, name, keyPath, socket string, lo
 			return nil, opts, err
 		}
 		if got := key.Public(); got != cfg.PublicKey {
-			return nil, opts, hint.With(fmt.Errorf("key %s has public key %s, but %s says that %s has %s", keyPath, got, fleetPath, name, cfg.PublicKey),
-				"give the key of %s with --key, or put its public key into the document", name)
+			err := fmt.Errorf("key %s has public key %s, but %s says that %s has %s", keyPath, got, fleetPath, name, cfg.PublicKey)
+			return nil, opts, cli.Usage(hint.With(err, "give the key of %s with --key, or put its public key into the document", name))
 		}
 		return cfg, opts, nil
 	}
@@ -91,13 +94,16 @@ func run(ctx context.Context, load func() (*config.NodeConfig, Options, error), 
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, n.Close()) }()
+	defer func() { err = errors.Join(err, closeWithin(n, stopTimeout)) }()
 	if socket == "" {
 		socket = admin.DefaultSocket(cfg.Name)
 	}
 	srv, err := admin.Start(socket, n.Status)
 	if err != nil {
-		return hint.With(err, "another %s may be running as %s; stop it, or give another --socket", opts.Role, cfg.Name)
+		if errors.Is(err, admin.ErrRunning) {
+			err = hint.With(err, "another %s runs as %s; stop it, or give this one another --socket", opts.Role, cfg.Name)
+		}
+		return err
 	}
 	defer func() { err = errors.Join(err, srv.Close()) }()
 	log.Info("running", "node", cfg.Name, "role", opts.Role, "version", cli.Version(), "peers", len(cfg.Peers), "socket", socket)
@@ -107,17 +113,53 @@ func run(ctx context.Context, load func() (*config.NodeConfig, Options, error), 
 			log.Info("stopping")
 			return nil
 		case <-hup:
-			cfg, _, err := load()
+			cfg, opts, err := load()
 			if err == nil {
-				err = n.Reload(cfg)
+				err = n.Reload(cfg, opts)
 			}
 			if err != nil {
-				log.Error("reload refused; the node goes on as it was", "err", err, "hint", hint.Of(err))
+				log.Error("reload refused; the node goes on as it was", "err", firstLine(err), "hint", hint.Of(err))
 				continue
 			}
 			log.Info("reloaded", "peers", len(cfg.Peers), "routes", len(cfg.Routes))
 		}
 	}
+}
+
+// stopTimeout bounds a clean stop. It takes a second at the most when all is well; a service manager waits longer.
+const stopTimeout = 10 * time.Second
+
+func closeWithin(n io.Closer, d time.Duration) error {
+	done := make(chan error, 1)
+	go func() { done <- n.Close() }()
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(d):
+		return fmt.Errorf("stop: not everything has ended within %v", d)
+	}
+}
+
+// firstLine keeps a document's many problems on one line of the log.
+func firstLine(err error) string {
+	first, rest, more := strings.Cut(err.Error(), "\n")
+	if more {
+		first += fmt.Sprintf(" (and %d more; landbridge check shows all)", strings.Count(rest, "\n")+1)
+	}
+	return first
+}
+
+// proxyHint says what can be done about a proxy that could not listen.
+func proxyHint(err error, key, addr string) string {
+	switch {
+	case errors.Is(err, unix.EADDRINUSE):
+		return fmt.Sprintf("another program has %s; find it with: ss -ltnp, or give %s another port", addr, key)
+	case errors.Is(err, unix.EADDRNOTAVAIL):
+		return fmt.Sprintf("%s is no address of this machine; correct %s in the agent's file", addr, key)
+	case errors.Is(err, unix.EACCES):
+		return fmt.Sprintf("give %s a port above 1023, or the program CAP_NET_BIND_SERVICE", key)
+	}
+	return ""
 }
 
 // listenHint says what can be done about an uplink that could not be opened.

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"maps"
 	"os"
 	"sync"
 	"time"
@@ -41,16 +42,15 @@ func (r *rates) update(now time.Time, count map[string][2]uint64) map[string][2]
 func (n *Node) Status() admin.Status {
 	now := time.Now()
 	ts := n.tunnel.Stats()
+	notes := n.uplinkNotes()
+	n.mu.Lock()
+	cfg, peers := n.cfg, maps.Clone(n.peers)
+	n.mu.Unlock()
 	st := admin.Status{
-		Node: n.cfg.Name, Role: n.opts.Role, Version: cli.Version(), PID: os.Getpid(), Started: n.started, Taken: now,
+		Node: cfg.Name, Role: n.opts.Role, Version: cli.Version(), PID: os.Getpid(), Started: n.started, Taken: now,
 		Flows: flows(ts), Drops: n.host.Drops(),
 	}
-	n.mu.Lock()
-	order, peers := n.cfg.Peers, make(map[string]*peer, len(n.peers))
-	for k, p := range n.peers {
-		peers[k] = p
-	}
-	n.mu.Unlock()
+	st.Flows.Refused += n.refused.Load()
 	count := map[string][2]uint64{}
 	bonds := map[string]bond.Stats{}
 	for name, p := range peers {
@@ -61,11 +61,14 @@ func (n *Node) Status() admin.Status {
 		}
 	}
 	rate := n.rates.update(now, count)
-	for _, c := range order {
+	for _, c := range cfg.Peers {
 		if peers[c.Name] == nil {
 			continue
 		}
 		p := peerStatus(now, c.Name, c.Kind.String(), bonds[c.Name], rate)
+		for i := range p.Paths {
+			p.Paths[i].Note = notes[p.Paths[i].Uplink]
+		}
 		for _, t := range ts.Peers {
 			if t.Name == c.Name {
 				lanes(&p, t)

@@ -102,6 +102,13 @@ func newBond(h *Host, cfg PeerConfig) (*Bond, error) {
 // Name returns the configured name of the peer.
 func (b *Bond) Name() string { return b.cfg.Name }
 
+// Connected tells whether there is a session with the peer.
+func (b *Bond) Connected() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.sess != nil
+}
+
 // addPath is called with the host's mutex held, before the bond runs.
 func (b *Bond) addPath(uplinks map[string]*uplink, c PathConfig) error {
 	u := uplinks[c.Uplink]
@@ -312,7 +319,9 @@ func (b *Bond) onOpen(at stamp, u *uplink, addr netip.AddrPort, h header, d []by
 		return
 	}
 	if epoch > b.peerEpoch {
-		b.peerEpoch, b.openSeen = epoch, replayWindow{}
+		b.peerEpoch, b.openSeen, b.cand = epoch, replayWindow{}, nil
+	}
+	if b.cand == nil && (b.sess == nil || b.sess.peerEpoch != epoch) {
 		b.cand = newSession(b, epoch)
 	}
 	b.openSeen.note(uint64(h.seq))

@@ -50,19 +50,21 @@ type Host struct {
 	closed  bool
 	wg      sync.WaitGroup
 
-	drops dropCounters
+	drops        dropCounters
+	lastStranger atomic.Int64 // when a stranger was last told of, Unix nanoseconds
 }
 
 type uplink struct {
 	name string
-	sock Socket
+	sock atomic.Pointer[Socket]
 	mtu  int
 	rate int64
-	gone atomic.Bool
 
-	txErrors atomic.Uint64
-	wmu      sync.Mutex // bonds of several peers share the socket
+	wmu     sync.Mutex // bonds of several peers share the socket
+	failing bool       // the last write failed; guarded by wmu
 }
+
+func (u *uplink) socket() Socket { return *u.sock.Load() }
 
 type dropCounters struct {
 	malformed, unknownBond, badTag, replayed, noSession, badBody, laneRefused atomic.Uint64
@@ -114,21 +116,44 @@ func (h *Host) AddUplink(u Uplink) error {
 	if len(h.uplinks) >= maxPaths {
 		return fmt.Errorf("add uplink %q: %d there already, allowed %d", u.Name, len(h.uplinks), maxPaths)
 	}
-	up := &uplink{name: u.Name, sock: u.Socket, mtu: u.MTU, rate: u.Rate}
+	up := &uplink{name: u.Name, mtu: u.MTU, rate: u.Rate}
+	up.sock.Store(&u.Socket)
 	h.uplinks[u.Name] = up
-	h.wg.Go(func() { h.read(up) })
+	h.wg.Go(func() { h.read(up, u.Socket) })
 	return nil
 }
 
-// read takes datagrams off an uplink until its socket closes.
-func (h *Host) read(u *uplink) {
+// ReplaceSocket gives an uplink a new socket, as when its interface went away and another one came in its place. The
+// bonds over it stay. The host owns the socket from here; on an error it stays the caller's.
+func (h *Host) ReplaceSocket(name string, s Socket) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		return ErrClosed
+	}
+	u := h.uplinks[name]
+	if u == nil {
+		return fmt.Errorf("replace socket of uplink %q: %w", name, ErrUnknown)
+	}
+	u.wmu.Lock()
+	old := u.socket()
+	u.sock.Store(&s)
+	u.failing = false
+	u.wmu.Unlock()
+	h.wg.Go(func() { h.read(u, s) })
+	_ = old.Close() // ends its reader; nothing can be done about an error
+	return nil
+}
+
+// read takes datagrams off an uplink's socket until it closes.
+func (h *Host) read(u *uplink, sock Socket) {
 	ms := make([]Message, readBuffers)
 	for i := range ms {
 		ms[i].Buf = make([]byte, maxDatagram)
 	}
 	failing := false
 	for {
-		n, err := u.sock.ReadBatch(ms)
+		n, err := sock.ReadBatch(ms)
 		if err != nil {
 			if errors.Is(err, net.ErrClosed) {
 				return
@@ -138,7 +163,6 @@ func (h *Host) read(u *uplink) {
 				h.log.Warn("uplink cannot be read; its paths are degraded", "uplink", u.name, "err", err)
 				failing = true
 			}
-			u.gone.Store(true)
 			time.Sleep(200 * time.Millisecond)
 			h.mu.Lock()
 			closed := h.closed
@@ -152,7 +176,6 @@ func (h *Host) read(u *uplink) {
 			h.log.Info("uplink can be read again", "uplink", u.name)
 			failing = false
 		}
-		u.gone.Store(false)
 		h.receive(u, ms[:n])
 	}
 }
@@ -171,6 +194,7 @@ func (h *Host) receive(u *uplink, ms []Message) {
 		bd := bonds[hd.bond]
 		if bd == nil {
 			h.drops.unknownBond.Add(1)
+			h.stranger(ms[i].Addr)
 			continue
 		}
 		if last != nil && last != bd {
@@ -182,6 +206,30 @@ func (h *Host) receive(u *uplink, ms []Message) {
 	if last != nil {
 		last.received()
 	}
+}
+
+// strangerInterval bounds the log lines that strangers can cause.
+const strangerInterval = 30 * time.Second
+
+// stranger tells people of datagrams that come from a configured peer's address and belong to no bond: the number of a
+// bond follows from the keys of both its nodes, so one of the two has a key that the other does not expect.
+func (h *Host) stranger(from netip.AddrPort) {
+	now := time.Now().UnixNano()
+	last := h.lastStranger.Load()
+	if now-last < int64(strangerInterval) || !h.lastStranger.CompareAndSwap(last, now) {
+		return
+	}
+	from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
+	for _, b := range *h.lookup.Load() {
+		for _, p := range b.cfg.Paths {
+			if p.Remote == from {
+				h.log.Warn("a peer uses another key than configured; its datagrams are dropped", "peer", b.cfg.Name, "from", from,
+					"hint", "compare the public keys that both sides are configured with: landbridge keygen --public FILE")
+				return
+			}
+		}
+	}
+	h.lastStranger.CompareAndSwap(now, last) // nobody we know: no line, so none used up
 }
 
 // PathConfig names a path of a bond: the local uplink, the peer's address (invalid: learned from the peer) and a cap in
@@ -267,7 +315,7 @@ func (h *Host) Close() error {
 	var errs []error
 	h.mu.Lock()
 	for _, u := range h.uplinks {
-		errs = append(errs, u.sock.Close())
+		errs = append(errs, u.socket().Close())
 	}
 	h.mu.Unlock()
 	h.wg.Wait()

@@ -69,7 +69,9 @@ func newRig(t testing.TB, paths int, learn bool) *rig {
 				local, remote = remote, local
 			}
 			sock := &rigSocket{local: local}
-			u := &uplink{name: string(rune('0' + i)), sock: sock, mtu: 1500}
+			u := &uplink{name: string(rune('0' + i)), mtu: 1500}
+			var socket Socket = sock
+			u.sock.Store(&socket)
 			s.ups, s.socks, table[u.name] = append(s.ups, u), append(s.socks, sock), u
 			if isA || !learn {
 				cfg.Paths = append(cfg.Paths, PathConfig{Name: u.name, Uplink: u.name, Remote: remote})

@@ -2,7 +2,9 @@ package bond
 
 import (
 	"crypto/cipher"
+	"errors"
 	"math"
+	"net"
 	"net/netip"
 	"time"
 )
@@ -115,12 +117,21 @@ func (b *Bond) flush() bool {
 func (u *uplink) write(b *Bond, ms []Message) {
 	u.wmu.Lock()
 	defer u.wmu.Unlock()
-	if _, err := u.sock.WriteBatch(ms); err != nil {
-		// Lost like on a wire; the path's silence tells.
-		if u.txErrors.Add(1) == 1 {
-			b.host.log.Warn("uplink cannot be written; its paths are degraded", "uplink", u.name, "err", err)
+	sock := u.socket()
+	var failed error
+	for len(ms) > 0 {
+		n, err := sock.WriteBatch(ms)
+		if err == nil {
+			break
 		}
+		// Lost like on a wire; the path's silence tells. What comes after it may have another destination.
+		failed = err
+		ms = ms[min(n+1, len(ms)):]
 	}
+	if failed != nil && !u.failing && !errors.Is(failed, net.ErrClosed) {
+		b.host.log.Warn("uplink cannot be written; its paths are degraded", "uplink", u.name, "err", failed)
+	}
+	u.failing = failed != nil
 }
 
 // emit puts one datagram of the session into the batch and charges its path. Called with mu held.

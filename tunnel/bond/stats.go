@@ -71,7 +71,7 @@ func (b *Bond) Stats() Stats {
 	s := b.sess
 	for _, p := range b.paths {
 		ps := PathStats{
-			Name: p.name, Uplink: p.uplink.name, Local: p.uplink.sock.LocalAddr(), Remote: p.remote, State: p.state, RTT: p.rtt,
+			Name: p.name, Uplink: p.uplink.name, Local: p.uplink.socket().LocalAddr(), Remote: p.remote, State: p.state, RTT: p.rtt,
 			Loss: p.lossShort, LossFloor: p.ctrl.LossFloor(), Bandwidth: p.ctrl.Bandwidth(), Queue: p.ctrl.QueueDelay(),
 			Controller: p.ctrl.State(), Pacing: p.ctrl.PacingRate(), InFlight: p.inflight, ExtraDelay: p.ctrl.ExtraDelay(),
 			Sent: p.sent, Lost: p.lost, Repairs: p.repairs, Resent: p.resent, SentBytes: p.sentBytes,

@@ -1,0 +1,555 @@
+package node
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"runtime/pprof"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/landbridge/landbridge/internal/config"
+	"github.com/landbridge/landbridge/internal/hint"
+)
+
+// TestStartOrder: gateways need no order, and one that was away is found again.
+func TestStartOrder(t *testing.T) {
+	o := serve(t, echo)
+	for _, order := range [][]string{{"sha", "fra"}, {"fra", "sha"}} {
+		t.Run(strings.Join(order, " "), func(t *testing.T) {
+			fleet := fleetOf(udpPorts(t, 4), acme)
+			keys := map[string]Options{"sha": {Key: keySHA}, "fra": {Key: keyFRA, Dial: o.dial}}
+			nodes := map[string]*Node{}
+			for i, name := range order {
+				if i > 0 {
+					time.Sleep(300 * time.Millisecond) // the first finds nobody
+				}
+				nodes[name], _ = startNode(t, nodeConfig(t, fleet, name), keys[name])
+			}
+			if err := ask(open(t, nodes["sha"], "10.10.0.2:1000", "10.20.0.2:80"), "first"); err != nil {
+				t.Fatal(err)
+			}
+			must(t, nodes["fra"].Close())
+			began := time.Now()
+			startNode(t, nodeConfig(t, fleet, "fra"), keys["fra"])
+			eventually(t, testTimeout, func() error {
+				return ask(open(t, nodes["sha"], "10.10.0.2:1000", "10.20.0.2:80"), "second")
+			})
+			if d := time.Since(began); d > 3*time.Second {
+				t.Errorf("back after %v, want 3s", d)
+			}
+		})
+	}
+}
+
+// twoGateways are sha and fra, with the origin behind fra.
+func twoGateways(t testing.TB, o *origin, tenants string) (sha, fra *Node, ports []int, book *logBook) {
+	t.Helper()
+	ports = udpPorts(t, 4)
+	fleet := fleetOf(ports, tenants)
+	fra, book = startNode(t, nodeConfig(t, fleet, "fra"), Options{Key: keyFRA, Dial: o.dial})
+	sha, _ = startNode(t, nodeConfig(t, fleet, "sha"), Options{Key: keySHA})
+	return sha, fra, ports, book
+}
+
+// TestReload: tenants and peers come and go, and the flows of those that stay do not notice.
+func TestReload(t *testing.T) {
+	o := serve(t, echo)
+	const other = `  other:
+    cross_border: true
+    sites:
+      sh: {at: sha, prefixes: [10.30.0.0/24]}
+      fr: {at: fra, prefixes: [10.40.0.0/24]}
+`
+	sha, fra, ports, book := twoGateways(t, o, acme)
+	stays := open(t, sha, "10.10.0.2:1000", "10.20.0.2:80")
+	defer stays.Close()
+	must(t, turn(stays))
+	reload := func(fleet string) {
+		t.Helper()
+		must(t, sha.Reload(nodeConfig(t, fleet, "sha"), sha.opts), fra.Reload(nodeConfig(t, fleet, "fra"), fra.opts))
+		if err := turn(stays); err != nil {
+			t.Fatalf("the flow that was there: %v", err)
+		}
+	}
+	wantReset(t, open(t, sha, "10.30.0.2:1000", "10.40.0.2:80"))
+
+	reload(fleetOf(ports, acme+other))
+	must(t, ask(open(t, sha, "10.30.0.2:1000", "10.40.0.2:80"), "the new tenant"))
+
+	// Another order of the same things is no change.
+	text := fleetOf(ports, acme+other)
+	ct, cu := strings.Index(text, "      ct:"), strings.Index(text, "      cu:")
+	line := func(i int) string { return text[i : i+strings.Index(text[i:], "\n")+1] }
+	swapped := strings.Replace(text, line(ct)+line(cu), line(cu)+line(ct), 1)
+	swapped = strings.Replace(swapped, "[ct-ct, cu-cu]", "[cu-cu, ct-ct]", 1)
+	if swapped == text {
+		t.Fatal("nothing swapped")
+	}
+	reload(swapped)
+
+	// A prefix moves from the document; an agent comes and goes.
+	reload(fleetOf(ports, strings.Replace(acme, "[10.20.0.0/24]", "[10.20.0.0/25]", 1)+other))
+	wantReset(t, open(t, sha, "10.10.0.2:1000", "10.20.0.200:80"))
+	plant := "      plant: {at: sha, prefixes: [10.11.0.0/24], public_key: " + keyPlant.Public().String() + "}\n"
+	reload(fleetOf(ports, acme+plant))
+	if len(sha.Status().Peers) != 2 {
+		t.Errorf("peers %+v, want fra and the agent", sha.Status().Peers)
+	}
+	reload(fleetOf(ports, acme))
+	wantReset(t, open(t, sha, "10.30.0.2:1000", "10.40.0.2:80"))
+	if n := len(sha.Status().Peers); n != 1 {
+		t.Errorf("%d peers, want 1", n)
+	}
+
+	// Closed for the tenant: the exit says so, whatever the other side believes.
+	must(t, fra.Reload(nodeConfig(t, fleetOf(ports, strings.Replace(acme, "true", "false", 1)), "fra"), fra.opts))
+	wantReset(t, open(t, sha, "10.10.0.2:1000", "10.20.0.2:80"))
+	book.waitFor(t, "flow refused", "no site behind sha has source 10.10.0.2")
+	must(t, turn(stays)) // permissions are for new flows
+
+	// The peer itself goes: its flows are reset.
+	alone := strings.Replace(fleetOf(ports, acme), "borders:\n  - between: [sha, fra]\n    paths: [ct-ct, cu-cu]\n", "", 1)
+	must(t, sha.Reload(nodeConfig(t, alone, "sha"), sha.opts))
+	wantReset(t, stays)
+	must(t, sha.Reload(nodeConfig(t, fleetOf(ports, acme), "sha"), sha.opts), fra.Reload(nodeConfig(t, fleetOf(ports, acme), "fra"), fra.opts))
+	eventually(t, testTimeout, func() error { return ask(open(t, sha, "10.10.0.2:1000", "10.20.0.2:80"), "again") })
+}
+
+// TestReloadRefused: what cannot change while the node runs is refused by name, and nothing changes.
+func TestReloadRefused(t *testing.T) {
+	o := serve(t, echo)
+	sha, _, ports, _ := twoGateways(t, o, acme)
+	base := fleetOf(ports, acme)
+	for _, tc := range []struct {
+		name, want string
+		edit       func(cfg *config.NodeConfig, o *Options)
+	}{
+		{"lan", "reload sha: lan: change needs a restart", func(c *config.NodeConfig, _ *Options) { c.LAN = []string{"lan1"} }},
+		{"carrier gone", "reload sha: uplinks: change needs a restart", func(c *config.NodeConfig, _ *Options) { c.Uplinks = c.Uplinks[:1] }},
+		{"rate", "reload sha: uplinks: change needs a restart", func(c *config.NodeConfig, _ *Options) { c.Uplinks[1].Rate = 1e6 }},
+		{"exit and name", "reload sha: name, exit: change needs a restart", func(c *config.NodeConfig, _ *Options) { c.Name, c.PreserveSource = "shb", true }},
+		{"key", "reload sha: key: change needs a restart", func(_ *config.NodeConfig, o *Options) { o.Key = keyPlant }},
+		{"proxies", "reload sha: socks5, http_connect: change needs a restart", func(_ *config.NodeConfig, o *Options) { o.SOCKS5, o.HTTPConnect = "127.0.0.1:1", "127.0.0.1:2" }},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			cfg, opts := nodeConfig(t, base, "sha"), sha.opts
+			tc.edit(cfg, &opts)
+			err := sha.Reload(cfg, opts)
+			if !errors.Is(err, ErrRestart) || err.Error() != tc.want || hint.Of(err) == "" {
+				t.Errorf("%v, hint %q; want %q with a hint", err, hint.Of(err), tc.want)
+			}
+		})
+	}
+	// A peer that the bond refuses, after others have gone: all is as it was.
+	cfg := nodeConfig(t, base, "sha")
+	cfg.Peers[0].Uplinks, cfg.Peers[0].Paths[0].Uplink = []string{"ct"}, "nowhere"
+	if err := sha.Reload(cfg, sha.opts); err == nil || !strings.Contains(err.Error(), `uplink "nowhere": unknown`) {
+		t.Errorf("%v, want the unknown uplink", err)
+	}
+	eventually(t, testTimeout, func() error { return ask(open(t, sha, "10.10.0.2:1000", "10.20.0.2:80"), "as before") })
+}
+
+// TestReloadWhileFlowsDial: a peer is removed while the exit dials for its flows, which ask the node on their way.
+func TestReloadWhileFlowsDial(t *testing.T) {
+	ports := udpPorts(t, 4)
+	fleet := fleetOf(ports, acme)
+	var fra *Node
+	dialling := make(chan struct{})
+	dial := func(ctx context.Context, _, _ netip.AddrPort) (net.Conn, error) {
+		close(dialling)
+		<-ctx.Done() // the peer is being removed now
+		_ = fra.config()
+		_ = fra.Status()
+		return nil, ctx.Err()
+	}
+	fra, _ = startNode(t, nodeConfig(t, fleet, "fra"), Options{Key: keyFRA, Dial: dial})
+	sha, _ := startNode(t, nodeConfig(t, fleet, "sha"), Options{Key: keySHA})
+	c := open(t, sha, "10.10.0.2:1000", "10.20.0.2:80")
+	defer c.Close()
+	select {
+	case <-dialling:
+	case <-time.After(testTimeout):
+		t.Fatal("the exit does not dial")
+	}
+	cfg := nodeConfig(t, fleet, "fra")
+	cfg.Peers = nil
+	done := make(chan error, 1)
+	go func() { done <- fra.Reload(cfg, fra.opts) }()
+	select {
+	case err := <-done:
+		must(t, err)
+	case <-time.After(5 * time.Second):
+		buf := make([]byte, 1<<20)
+		panic("reload hangs\n" + string(buf[:runtime.Stack(buf, true)]))
+	}
+	wantReset(t, c)
+}
+
+// TestLeaks: 1,000 flows over real sockets, ended in every way, leave no goroutine and no descriptor behind.
+func TestLeaks(t *testing.T) {
+	began := time.Now()
+	o := serve(t, func(c *net.TCPConn) {
+		defer c.Close()
+		b := make([]byte, 1)
+		if _, err := io.ReadFull(c, b); err != nil {
+			return
+		}
+		switch b[0] {
+		case 'e':
+			echo(c)
+		case 'r':
+			_ = c.SetLinger(0)
+		case 'q': // ends at once, reads nothing
+		}
+	})
+	refused := func(ctx context.Context, src, dst netip.AddrPort) (net.Conn, error) {
+		if dst.Port() == 1 {
+			return nil, &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}
+		}
+		return o.dial(ctx, src, dst)
+	}
+	goroutines, files := runtime.NumGoroutine(), descriptors(t)
+	ports := udpPorts(t, 4)
+	fleet := fleetOf(ports, acme)
+	fra, err := Start(context.Background(), nodeConfig(t, fleet, "fra"), Options{Role: RoleGateway, Key: keyFRA, NoCapture: true, Dial: refused, Log: (&logBook{}).logger()})
+	must(t, err)
+	defer fra.Close()
+	sha, err := Start(context.Background(), nodeConfig(t, fleet, "sha"), Options{Role: RoleGateway, Key: keySHA, NoCapture: true, Log: (&logBook{}).logger()})
+	must(t, err)
+	defer sha.Close()
+
+	one := func(i int) {
+		dst := "10.20.0.2:80"
+		if i%5 == 4 {
+			dst = "10.20.0.2:1"
+		}
+		c := open(t, sha, "10.10.0.2:1000", dst)
+		defer c.Close()
+		_ = c.SetDeadline(time.Now().Add(testTimeout))
+		_, _ = io.WriteString(c, []string{"echo", "r", "q", "e", "x"}[i%5])
+		if i%5 == 3 { // the client goes away without a word
+			_ = c.SetLinger(0)
+			return
+		}
+		_ = c.CloseWrite()
+		got, err := io.ReadAll(c)
+		if i%5 == 0 && (err != nil || string(got) != "cho") {
+			t.Errorf("flow %d: %q, %v", i, got, err)
+		}
+		if i%5 == 4 && !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("flow %d, refused: %v, want a reset", i, err)
+		}
+	}
+	run := func(flows int) {
+		var wg sync.WaitGroup
+		turns := make(chan struct{}, 50)
+		for i := range flows {
+			turns <- struct{}{}
+			wg.Go(func() { one(i); <-turns })
+		}
+		wg.Wait()
+	}
+	// settled waits until the counts are down to what was before.
+	settled := func(what string, goroutines, files int) {
+		t.Helper()
+		end := time.Now().Add(testTimeout)
+		for runtime.NumGoroutine() > goroutines || descriptors(t) > files {
+			if time.Now().After(end) {
+				var b strings.Builder
+				_ = pprof.Lookup("goroutine").WriteTo(&b, 1)
+				t.Fatalf("%s: %d goroutines, %d before; %d descriptors, %d before\n%s", what, runtime.NumGoroutine(), goroutines, descriptors(t), files, b.String())
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+	}
+	// The first flows bring the lanes up; their goroutines and those of the warm-up are not a flow's.
+	eventually(t, testTimeout, func() error {
+		if p := sha.Status().Peers[0]; len(p.Lanes) < 4 {
+			return fmt.Errorf("%d lanes", len(p.Lanes))
+		}
+		return nil
+	})
+	run(20)
+	eventually(t, testTimeout, func() error {
+		if a, b := sha.Status().Flows.Active, fra.Status().Flows.Active; a+b > 0 {
+			return fmt.Errorf("%d and %d flows open", a, b)
+		}
+		return nil
+	})
+	time.Sleep(time.Until(began.Add(time.Second))) // one warm-up goroutine a lane may still come and go
+	idle, idleFiles := runtime.NumGoroutine(), descriptors(t)
+	run(1000)
+	settled("after 1,000 flows", idle+8, idleFiles) // 4 lanes on each side may be filled just now
+	if st := sha.Status().Flows; st.Active != 0 || st.Total < 1000 {
+		t.Errorf("flows %+v, want none open of more than 1,000", st)
+	}
+	must(t, sha.Close(), fra.Close())
+	settled("after the end", goroutines, files)
+}
+
+// TestRefusedDial: the client sees a reset, the log the reason.
+func TestRefusedDial(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		err    error
+		reason string
+	}{
+		{"refused", &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}, "connection refused"},
+		{"timeout", &net.OpError{Op: "dial", Net: "tcp", Err: os.ErrDeadlineExceeded}, "i/o timeout"},
+		{"unreachable", &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", syscall.EHOSTUNREACH)}, "no route to host"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			fleet := fleetOf(udpPorts(t, 4), acme)
+			_, book := startNode(t, nodeConfig(t, fleet, "fra"), Options{Key: keyFRA,
+				Dial: func(context.Context, netip.AddrPort, netip.AddrPort) (net.Conn, error) { return nil, tc.err }})
+			sha, entry := startNode(t, nodeConfig(t, fleet, "sha"), Options{Key: keySHA})
+			wantReset(t, open(t, sha, "10.10.0.2:1000", "10.20.0.2:80"))
+			book.waitFor(t, "flow refused", "dst=10.20.0.2:80", tc.reason)
+			entry.waitFor(t, "flow reset", "dst=10.20.0.2:80")
+		})
+	}
+}
+
+// TestFaithful: content, half-close in both directions, and a reset after the last bytes.
+func TestFaithful(t *testing.T) {
+	said := strings.Repeat("last words ", 500)
+	heard := make(chan string, 1)
+	o := serve(t, func(c *net.TCPConn) {
+		defer c.Close()
+		b := make([]byte, 1)
+		if _, err := io.ReadFull(c, b); err != nil {
+			return
+		}
+		switch b[0] {
+		case 'e':
+			echo(c)
+		case 'r':
+			_, _ = io.WriteString(c, said)
+			time.Sleep(100 * time.Millisecond)
+			_ = c.SetLinger(0)
+		case 'h': // says all and closes its direction, then still listens
+			_, _ = io.WriteString(c, said)
+			_ = c.CloseWrite()
+			after, err := io.ReadAll(c)
+			heard <- fmt.Sprintf("%s %v", after, err)
+		}
+	})
+	sha, _, _, _ := twoGateways(t, o, acme)
+	dial := func() *net.TCPConn {
+		c := open(t, sha, "10.10.0.2:1000", "10.20.0.2:80")
+		must(t, c.SetDeadline(time.Now().Add(testTimeout)))
+		return c
+	}
+	t.Run("content", func(t *testing.T) {
+		data := make([]byte, 4<<20)
+		_, _ = rand.NewChaCha8([32]byte{7}).Read(data)
+		c := dial()
+		defer c.Close()
+		go func() {
+			_, _ = c.Write(append([]byte{'e'}, data...))
+			_ = c.CloseWrite()
+		}()
+		got, err := io.ReadAll(c)
+		if err != nil || sha256.Sum256(got) != sha256.Sum256(data) {
+			t.Errorf("%d of %d bytes came back: %v", len(got), len(data), err)
+		}
+	})
+	t.Run("reset", func(t *testing.T) {
+		c := dial()
+		defer c.Close()
+		_, _ = io.WriteString(c, "r")
+		got, err := io.ReadAll(c)
+		if string(got) != said || !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("read %d bytes of %d, then %v; want all, then a reset", len(got), len(said), err)
+		}
+	})
+	t.Run("half-close", func(t *testing.T) {
+		c := dial()
+		defer c.Close()
+		_, _ = io.WriteString(c, "h")
+		got, err := io.ReadAll(c)
+		if string(got) != said || err != nil {
+			t.Errorf("read %d bytes of %d, then %v", len(got), len(said), err)
+		}
+		time.Sleep(50 * time.Millisecond)
+		if _, err := io.WriteString(c, "after"); err != nil {
+			t.Error(err)
+		}
+		must(t, c.CloseWrite())
+		select {
+		case got := <-heard:
+			if got != "after <nil>" {
+				t.Errorf("the origin heard %q after its half-close, want all and the end", got)
+			}
+		case <-time.After(testTimeout):
+			t.Error("the origin hears nothing after its half-close")
+		}
+	})
+}
+
+// TestForeignSource: a LAN host cannot send as a site that is elsewhere.
+func TestForeignSource(t *testing.T) {
+	o := serve(t, echo)
+	sha, _, _, _ := twoGateways(t, o, acme+"      hq2: {at: sha, prefixes: [10.12.0.0/24]}\n      fr2: {at: fra, prefixes: [10.21.0.0/24]}\n")
+	must(t, ask(open(t, sha, "10.12.0.2:1000", "10.20.0.2:80"), "own"))
+	for _, src := range []string{"10.21.0.2:1000", "192.0.2.1:1000"} {
+		wantReset(t, open(t, sha, src, "10.20.0.2:80"))
+	}
+	if st := sha.Status().Flows; st.Refused != 2 {
+		t.Errorf("%d refused, want 2", st.Refused)
+	}
+}
+
+// TestCloseBound: an end with flows open is quick, and the clients see a reset.
+func TestCloseBound(t *testing.T) {
+	o := serve(t, echo)
+	sha, fra, _, _ := twoGateways(t, o, acme)
+	var conns []*net.TCPConn
+	for range 20 {
+		c := open(t, sha, "10.10.0.2:1000", "10.20.0.2:80")
+		must(t, turn(c))
+		conns = append(conns, c)
+	}
+	for _, n := range []*Node{sha, fra} {
+		began := time.Now()
+		must(t, n.Close()) // the paths' rates are still being found, which takes 4 seconds
+		if d := time.Since(began); d > 2*time.Second {
+			t.Errorf("closing took %v", d)
+		}
+	}
+	for _, c := range conns {
+		wantReset(t, c)
+	}
+}
+
+// TestAgent: an agent with proxies only, its site's flows out, and flows to a host of its site in.
+func TestAgent(t *testing.T) {
+	o := serve(t, echo)
+	ports := append(udpPorts(t, 5), tcpPort(t), tcpPort(t))
+	plant := fmt.Sprintf("      plant: {at: sha, prefixes: [10.11.0.0/24], public_key: %s}\n", keyPlant.Public())
+	access := fmt.Sprintf("    access:\n      acc1: {interface: lo, address: 127.0.0.1:%d}\n    lan: [lan0]\n  fra:", ports[4])
+	fleet := strings.Replace(fleetOf(ports, acme+plant), "    lan: [lan0]\n  fra:", access, 1)
+	fra, _ := startNode(t, nodeConfig(t, fleet, "fra"), Options{Key: keyFRA, Dial: o.dial})
+	startNode(t, nodeConfig(t, fleet, "sha"), Options{Key: keySHA})
+	file, err := config.ParseAgent(fmt.Appendf(nil, `tenant: acme
+site: plant
+key: plant.key
+gateway:
+  name: sha
+  public_key: %s
+  addresses: [127.0.0.1:%d]
+uplinks: {isp1: {interface: lo}}
+prefixes: [10.11.0.0/24]
+socks5: 127.0.0.1:%d
+http_connect: 127.0.0.1:%d
+`, keySHA.Public(), ports[4], ports[5], ports[6]))
+	must(t, err)
+	cfg, err := file.Node(nil)
+	must(t, err)
+	agent, book := startNode(t, cfg, Options{Role: RoleAgent, Key: keyPlant, Dial: o.dial, SOCKS5: file.SOCKS5, HTTPConnect: file.HTTPConnect})
+	book.waitFor(t, "routes learned", "from=sha")
+
+	t.Run("socks5", func(t *testing.T) {
+		c := dialTCP(t, file.SOCKS5)
+		_, err := c.Write([]byte{5, 1, 0, 5, 1, 0, 1, 10, 20, 0, 2, 0, 80})
+		must(t, err)
+		if _, err := io.ReadFull(c, make([]byte, 12)); err != nil {
+			t.Fatal(err)
+		}
+		must(t, ask(c, "through socks"))
+	})
+	t.Run("http connect", func(t *testing.T) {
+		c := dialTCP(t, file.HTTPConnect)
+		_, err := io.WriteString(c, "CONNECT 10.20.0.2:80 HTTP/1.1\r\nHost: 10.20.0.2:80\r\n\r\n")
+		must(t, err)
+		answer := make([]byte, len("HTTP/1.1 200 Connection established\r\n\r\n"))
+		if _, err := io.ReadFull(c, answer); err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 200") {
+			t.Fatalf("%q, %v", answer, err)
+		}
+		must(t, ask(c, "through http"))
+	})
+	t.Run("no such site", func(t *testing.T) {
+		c := dialTCP(t, file.SOCKS5)
+		_, err := c.Write([]byte{5, 1, 0, 5, 1, 0, 1, 192, 0, 2, 1, 0, 80})
+		must(t, err)
+		_, _ = io.ReadFull(c, make([]byte, 12))
+		wantReset(t, c)
+	})
+	t.Run("into the site", func(t *testing.T) {
+		must(t, ask(open(t, fra, "10.20.0.2:1000", "10.11.0.7:80"), "to the plant"))
+	})
+	t.Run("foreign source", func(t *testing.T) {
+		wantReset(t, open(t, agent, "10.20.0.2:1000", "10.20.0.2:80"))
+	})
+}
+
+func tcpPort(t testing.TB) int {
+	ln, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	must(t, err)
+	defer ln.Close()
+	return ln.Addr().(*net.TCPAddr).Port
+}
+
+func dialTCP(t testing.TB, addr string) *net.TCPConn {
+	t.Helper()
+	c, err := net.Dial("tcp4", addr)
+	must(t, err)
+	must(t, c.SetDeadline(time.Now().Add(testTimeout)))
+	return c.(*net.TCPConn)
+}
+
+// TestWrongKey: a peer with another key than configured is told of in the log, once.
+func TestWrongKey(t *testing.T) {
+	fleet := fleetOf(udpPorts(t, 4), acme)
+	_, book := startNode(t, nodeConfig(t, fleet, "fra"), Options{Key: keyFRA})
+	wrong := strings.Replace(fleet, keyFRA.Public().String(), keyPlant.Public().String(), 1)
+	sha, _ := startNode(t, nodeConfig(t, wrong, "sha"), Options{Key: keySHA})
+	book.waitFor(t, "a peer uses another key than configured", "peer=sha", "hint=")
+	eventually(t, testTimeout, func() error {
+		if n := sha.Status().Drops["unknown_bond"]; n < 4 {
+			return fmt.Errorf("%d unknown datagrams", n)
+		}
+		return nil
+	})
+	if lines := book.lines("another key than configured"); len(lines) != 1 {
+		t.Errorf("%d lines, want 1:\n%s", len(lines), strings.Join(lines, ""))
+	}
+}
+
+// TestUnreachable: a gateway that does not answer is told of, once.
+func TestUnreachable(t *testing.T) {
+	n, book := startNode(t, nodeConfig(t, fleetOf(udpPorts(t, 4), acme), "sha"), Options{Key: keySHA})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); n.watchPeers(ctx, time.Millisecond) }()
+	book.waitFor(t, "peer does not answer", "peer=fra", "hint=")
+	time.Sleep(watchInterval)
+	cancel()
+	<-done
+	if lines := book.lines("peer does not answer"); len(lines) != 1 {
+		t.Errorf("%d lines, want 1", len(lines))
+	}
+}
+
+func TestPortInUse(t *testing.T) {
+	ports := udpPorts(t, 4)
+	c, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: ports[0]})
+	must(t, err)
+	defer c.Close()
+	_, err = Start(context.Background(), nodeConfig(t, fleetOf(ports, acme), "sha"), Options{Role: RoleGateway, Key: keySHA, NoCapture: true, Log: (&logBook{}).logger()})
+	if !errors.Is(err, syscall.EADDRINUSE) || hint.Of(err) != "another program has 127.0.0.1:"+strconv.Itoa(ports[0])+"; find it with: ss -lunp" {
+		t.Errorf("%v, hint %q", err, hint.Of(err))
+	}
+}

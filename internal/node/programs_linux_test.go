@@ -1,0 +1,796 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"github.com/landbridge/landbridge/bench/wan"
+	"github.com/landbridge/landbridge/internal/admin"
+	"github.com/landbridge/landbridge/internal/cli"
+)
+
+// programEnv makes the test binary one of the programs.
+const programEnv = "LANDBRIDGE_TEST_PROGRAM"
+
+func TestMain(m *testing.M) {
+	switch os.Getenv(programEnv) {
+	case RoleGateway:
+		os.Exit(cli.Main(GatewayCommand()))
+	case RoleAgent:
+		os.Exit(cli.Main(AgentCommand()))
+	}
+	os.Exit(m.Run())
+}
+
+// machines are network namespaces joined by veth pairs:
+//
+//	client 10.10.0.2 - lan0 sha ct0 10.1.1.1 = 10.1.1.2 ct0 fra lan0 - 10.20.0.2 origin
+//	                        sha cu0 10.1.2.1 = 10.1.2.2 cu0 fra
+//	worker 10.11.0.2 - lan0 plant eth0 10.2.1.2 = 10.2.1.1 acc0 sha
+type machines struct {
+	t      testing.TB
+	prefix string
+	dir    string // documents, keys and sockets
+}
+
+// link is a veth pair; addresses end in .1 and .2 of the networks.
+type link struct {
+	a, aDev, b, bDev string
+	net4, net6       string // "10.1.1", "fd00:1:1:"; net6 may be empty
+}
+
+var (
+	linkClient = link{"sha", "lan0", "client", "eth0", "10.10.0", "fd00:10:"}
+	linkCT     = link{"sha", "ct0", "fra", "ct0", "10.1.1", ""}
+	linkCU     = link{"sha", "cu0", "fra", "cu0", "10.1.2", ""}
+	linkAccess = link{"sha", "acc0", "plant", "eth0", "10.2.1", ""}
+	linkOrigin = link{"fra", "lan0", "origin", "eth0", "10.20.0", "fd00:20:"}
+	linkWorker = link{"plant", "lan0", "worker", "eth0", "10.11.0", "fd00:11:"}
+)
+
+func requireRoot(t testing.TB) {
+	t.Helper()
+	if os.Geteuid() == 0 {
+		return
+	}
+	if os.Getenv("LANDBRIDGE_REQUIRE_ROOT") == "1" {
+		t.Fatal("LANDBRIDGE_REQUIRE_ROOT=1, but not root")
+	}
+	t.Skip("needs root: network namespaces, BPF")
+}
+
+// newMachines makes them and writes keys and documents.
+func newMachines(t testing.TB) *machines {
+	t.Helper()
+	requireRoot(t)
+	dir, err := os.MkdirTemp("", "lbn") // short: it holds sockets
+	must(t, err)
+	m := &machines{t: t, prefix: fmt.Sprintf("lbn%d-", os.Getpid()), dir: dir}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	for _, name := range []string{"client", "sha", "fra", "origin", "plant", "worker"} {
+		must(t, wan.CreateNamespace(m.ns(name)))
+		t.Cleanup(func() { _ = wan.DeleteNamespace(m.ns(name)) })
+		m.in(name, func() error {
+			for file, v := range map[string]string{
+				"ipv4/conf/all/rp_filter": "0", "ipv4/conf/default/rp_filter": "0",
+				"ipv4/ip_forward": "1", "ipv6/conf/all/forwarding": "1", "ipv6/conf/default/accept_dad": "0",
+			} {
+				if err := os.WriteFile("/proc/sys/net/"+file, []byte(v), 0); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	for _, l := range []link{linkClient, linkCT, linkCU, linkAccess, linkOrigin, linkWorker} {
+		m.connect(l)
+	}
+	// Where other users can run it, too.
+	self, err := os.Executable()
+	must(t, err)
+	binary, err := os.ReadFile(self)
+	must(t, err, os.WriteFile(m.file("program"), binary, 0o755), os.Chmod(dir, 0o755))
+	for name, key := range map[string]interface{ Save(string) error }{"sha": keySHA, "fra": keyFRA, "plant": keyPlant} {
+		must(t, key.Save(m.file(name+".key")))
+	}
+	m.write("fleet.yaml", m.fleet(programTenants))
+	m.write("agent.yaml", m.agent())
+	return m
+}
+
+func (m *machines) ns(name string) string { return m.prefix + name }
+
+func (m *machines) file(name string) string { return filepath.Join(m.dir, name) }
+
+func (m *machines) write(name, text string) {
+	m.t.Helper()
+	must(m.t, os.WriteFile(m.file(name), []byte(text), 0o644))
+}
+
+func (m *machines) in(name string, f func() error) {
+	m.t.Helper()
+	if err := wan.InNamespace(m.ns(name), f); err != nil {
+		m.t.Fatalf("%s: %v", name, err)
+	}
+}
+
+// connect makes a link, and the far machine's default route over it if it is a LAN.
+func (m *machines) connect(l link) {
+	m.t.Helper()
+	far, err := netns.GetFromName(m.ns(l.b))
+	must(m.t, err)
+	defer far.Close()
+	m.in(l.a, func() error {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = l.aDev
+		return netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: l.bDev, PeerNamespace: netlink.NsFd(int(far))})
+	})
+	up := func(dev string, host int) func() error {
+		return func() error {
+			nic, err := netlink.LinkByName(dev)
+			if err != nil {
+				return err
+			}
+			addrs := []string{fmt.Sprintf("%s.%d/24", l.net4, host)}
+			if l.net6 != "" {
+				addrs = append(addrs, fmt.Sprintf("%s:%d/64", l.net6, host))
+			}
+			for _, a := range addrs {
+				addr, err := netlink.ParseAddr(a)
+				if err != nil {
+					return err
+				}
+				if addr.IP.To4() == nil {
+					addr.Flags = unix.IFA_F_NODAD
+				}
+				if err := netlink.AddrAdd(nic, addr); err != nil {
+					return fmt.Errorf("%s: %w", a, err)
+				}
+			}
+			return netlink.LinkSetUp(nic)
+		}
+	}
+	m.in(l.a, up(l.aDev, 1))
+	m.in(l.b, up(l.bDev, 2))
+	if l.net6 == "" {
+		return
+	}
+	m.in(l.b, func() error {
+		for _, gw := range []string{l.net4 + ".1", l.net6 + ":1"} {
+			ip := net.ParseIP(gw)
+			if err := netlink.RouteAdd(&netlink.Route{Gw: ip}); err != nil {
+				return fmt.Errorf("default route via %s: %w", gw, err)
+			}
+		}
+		return nil
+	})
+}
+
+func (m *machines) cut(l link) {
+	m.t.Helper()
+	m.in(l.a, func() error {
+		nic, err := netlink.LinkByName(l.aDev)
+		if err != nil {
+			return err
+		}
+		return netlink.LinkDel(nic)
+	})
+}
+
+var programTenants = `  acme:
+    cross_border: true
+    sites:
+      hq:    {at: sha, prefixes: [10.10.0.0/24, "fd00:10::/64"]}
+      plant: {at: sha, prefixes: [10.11.0.0/24, "fd00:11::/64"], public_key: ` + keyPlant.Public().String() + `}
+      fra:   {at: fra, prefixes: [10.20.0.0/24, "fd00:20::/64"]}
+`
+
+func (m *machines) fleet(tenants string) string {
+	return fmt.Sprintf(`regions: [cn, eu]
+gateways:
+  sha:
+    region: cn
+    public_key: %s
+    carriers:
+      ct: {interface: ct0, address: 10.1.1.1:4500, rate: 50Mbit}
+      cu: {interface: cu0, address: 10.1.2.1:4500, rate: 50Mbit}
+    access:
+      acc1: {interface: acc0, address: 10.2.1.1:4500, rate: 50Mbit}
+    lan: [lan0]
+    exit: {preserve_source: true}
+  fra:
+    region: eu
+    public_key: %s
+    carriers:
+      ct: {interface: ct0, address: 10.1.1.2:4500, rate: 50Mbit}
+      cu: {interface: cu0, address: 10.1.2.2:4500, rate: 50Mbit}
+    lan: [lan0]
+    exit: {preserve_source: true}
+borders:
+  - between: [sha, fra]
+    paths: [ct-ct, cu-cu]
+tenants:
+%s`, keySHA.Public(), keyFRA.Public(), tenants)
+}
+
+func (m *machines) agent() string {
+	return fmt.Sprintf(`tenant: acme
+site: plant
+key: plant.key
+gateway:
+  name: sha
+  public_key: %s
+  addresses: [10.2.1.1:4500]
+uplinks:
+  isp1: {interface: eth0, address: 10.2.1.2, rate: 50Mbit}
+lan: [lan0]
+prefixes: [10.11.0.0/24, "fd00:11::/64"]
+exit: {preserve_source: true}
+`, keySHA.Public())
+}
+
+// program is one of the programs in a namespace.
+type program struct {
+	t    testing.TB
+	cmd  *exec.Cmd
+	log  logBook
+	done chan struct{} // closed when it has ended
+}
+
+// run starts a program; it is killed with the test.
+func (m *machines) run(role, machine string, uid uint32, args ...string) *program {
+	m.t.Helper()
+	return m.runWith(role, machine, uid, nil, args...)
+}
+
+// nobody is a user without privileges.
+const nobody = 65534
+
+// runWith starts a program as a user with capabilities.
+func (m *machines) runWith(role, machine string, uid uint32, caps []uintptr, args ...string) *program {
+	m.t.Helper()
+	p := &program{t: m.t, cmd: exec.Command(m.file("program"), args...), done: make(chan struct{})}
+	p.cmd.Env = append(os.Environ(), programEnv+"="+role)
+	p.cmd.Stdout, p.cmd.Stderr = &p.log, &p.log
+	p.cmd.Dir = m.dir
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, AmbientCaps: caps}
+	if uid != 0 {
+		p.cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uid, Gid: uid}
+	}
+	m.in(machine, p.cmd.Start)
+	go func() { _ = p.cmd.Wait(); close(p.done) }()
+	m.t.Cleanup(func() {
+		p.kill()
+		if m.t.Failed() {
+			m.t.Logf("%s on %s printed:\n%s", role, machine, &p.log)
+		}
+	})
+	return p
+}
+
+func (m *machines) gateway(name string) *program {
+	m.t.Helper()
+	return m.run(RoleGateway, name, 0, "--fleet", "fleet.yaml", "--node", name, "--key", name+".key", "--socket", m.file(name+".sock"))
+}
+
+func (m *machines) site() *program {
+	m.t.Helper()
+	return m.run(RoleAgent, "plant", 0, "--config", "agent.yaml", "--socket", m.file("plant.sock"))
+}
+
+func (p *program) kill() {
+	_ = p.cmd.Process.Kill()
+	<-p.done
+}
+
+// end waits for the program's end and returns its exit code.
+func (p *program) end(within time.Duration) int {
+	p.t.Helper()
+	select {
+	case <-p.done:
+		return p.cmd.ProcessState.ExitCode()
+	case <-time.After(within):
+		p.t.Fatalf("still runs after %v", within)
+		return -1
+	}
+}
+
+// dial connects from a machine.
+func (m *machines) dial(machine, to string) (*net.TCPConn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	c, err := wan.DialIn(ctx, m.ns(machine), "tcp", to)
+	if err != nil {
+		return nil, err
+	}
+	return c.(*net.TCPConn), nil
+}
+
+// ask sends text from a machine and wants it back.
+func (m *machines) ask(machine, to, text string) error {
+	c, err := m.dial(machine, to)
+	if err != nil {
+		return err
+	}
+	return ask(c, text)
+}
+
+// works waits until flows come through.
+func (m *machines) works(within time.Duration, machine, to string) {
+	m.t.Helper()
+	eventually(m.t, within, func() error { return m.ask(machine, to, "hello") })
+}
+
+// serve runs f for each connection to an address on a machine.
+func (m *machines) serve(machine, addr string, f func(*net.TCPConn)) {
+	m.t.Helper()
+	ln, err := wan.ListenIn(m.ns(machine), "tcp", addr)
+	must(m.t, err)
+	m.t.Cleanup(func() { ln.Close() })
+	go func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go f(c.(*net.TCPConn))
+		}
+	}()
+}
+
+// TestCrash: a node that was killed and started again is back within 3 s, whichever it is.
+func TestCrash(t *testing.T) {
+	m := newMachines(t)
+	m.serve("origin", "10.20.0.2:80", echo)
+	programs := map[string]*program{"plant": m.site(), "fra": m.gateway("fra"), "sha": m.gateway("sha")}
+	m.works(testTimeout, "client", "10.20.0.2:80")
+	m.works(testTimeout, "worker", "10.20.0.2:80")
+	for _, tc := range []struct{ name, from string }{{"fra", "client"}, {"sha", "client"}, {"sha", "worker"}, {"plant", "worker"}} {
+		programs[tc.name].kill()
+		if tc.name == "plant" {
+			programs[tc.name] = m.site()
+		} else {
+			programs[tc.name] = m.gateway(tc.name)
+		}
+		began := time.Now()
+		m.works(testTimeout, tc.from, "10.20.0.2:80")
+		d := time.Since(began)
+		t.Logf("%s killed and started: flows from %s again after %v", tc.name, tc.from, d.Round(time.Millisecond))
+		if d > 3*time.Second {
+			t.Errorf("%s killed and started: flows from %s after %v, want 3s", tc.name, tc.from, d)
+		}
+	}
+}
+
+// TestSignals: SIGHUP with good and with broken documents, SIGTERM with flows open.
+func TestSignals(t *testing.T) {
+	m := newMachines(t)
+	m.serve("origin", "10.20.0.2:80", echo)
+	sha, fra := m.gateway("sha"), m.gateway("fra")
+	m.works(testTimeout, "client", "10.20.0.2:80")
+	stays, err := m.dial("client", "10.20.0.2:80")
+	must(t, err, turn(stays))
+	hup := func(p *program, fleet string, parts ...string) string {
+		t.Helper()
+		m.write("fleet.yaml", fleet)
+		n := len(p.log.lines(parts...))
+		must(t, p.cmd.Process.Signal(syscall.SIGHUP))
+		eventually(t, testTimeout, func() error {
+			if len(p.log.lines(parts...)) == n {
+				return fmt.Errorf("no line with %q in\n%s", parts, &p.log)
+			}
+			return nil
+		})
+		must(t, turn(stays))
+		all := p.log.lines(parts...)
+		return all[len(all)-1]
+	}
+	// Broken in three ways: two problems, not readable, needs a restart.
+	line := hup(sha, strings.Replace(m.fleet(programTenants), "region: ", "regoin: ", 2), "reload refused")
+	for _, want := range []string{`level=ERROR`, `gateway sha: \"region\" is missing`, `and 3 more; landbridge check shows all`} {
+		if !strings.Contains(line, want) {
+			t.Errorf("no %q in %s", want, line)
+		}
+	}
+	must(t, os.Remove(m.file("fleet.yaml")), sha.cmd.Process.Signal(syscall.SIGHUP))
+	sha.log.waitFor(t, "reload refused", "no such file or directory")
+	line = hup(sha, strings.Replace(m.fleet(programTenants), "lan: [lan0]", "lan: [lan1]", 1), "reload refused", "lan: change needs a restart")
+	if !strings.Contains(line, "hint=\"restart the program") {
+		t.Errorf("no hint in %s", line)
+	}
+	m.works(testTimeout, "client", "10.20.0.2:80")
+
+	// A new site, which was nobody's before: captured at once.
+	wider := strings.Replace(m.fleet(programTenants), "[10.20.0.0/24, ", "[10.20.0.0/24, 10.21.0.0/24, ", 1)
+	m.in("origin", func() error {
+		nic, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		a, err := netlink.ParseAddr("10.21.0.2/32")
+		if err != nil {
+			return err
+		}
+		return netlink.AddrAdd(nic, a)
+	})
+	m.in("fra", func() error {
+		_, dst, err := net.ParseCIDR("10.21.0.0/24")
+		if err != nil {
+			return err
+		}
+		return netlink.RouteAdd(&netlink.Route{Dst: dst, Gw: net.ParseIP("10.20.0.2")})
+	})
+	m.serve("origin", "10.21.0.2:80", echo)
+	hup(sha, wider, "msg=reloaded")
+	hup(fra, wider, "msg=reloaded")
+	must(t, m.ask("client", "10.21.0.2:80", "the new prefix"))
+	hup(sha, m.fleet(programTenants), "msg=reloaded")
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	if c, err := wan.DialIn(ctx, m.ns("client"), "tcp", "10.21.0.2:80"); err == nil {
+		c.Close()
+		t.Error("a prefix that left the document is still captured")
+	}
+
+	// The end: quick, in order, and the socket goes with it.
+	for name, p := range map[string]*program{"sha": sha, "fra": fra} {
+		began := time.Now()
+		must(t, p.cmd.Process.Signal(syscall.SIGTERM))
+		if code := p.end(testTimeout); code != 0 {
+			t.Errorf("%s: exit code %d after SIGTERM, want 0", name, code)
+		}
+		if d := time.Since(began); d > 3*time.Second {
+			t.Errorf("%s: stopped after %v, want 3s", name, d)
+		}
+		if _, err := os.Stat(m.file(name + ".sock")); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s: its socket stays: %v", name, err)
+		}
+		if rules := m.rules(name); rules != 0 {
+			t.Errorf("%s leaves %d policy rules behind", name, rules)
+		}
+	}
+	wantReset(t, stays)
+}
+
+// rules counts the policy rules that are not the kernel's own.
+func (m *machines) rules(machine string) (n int) {
+	m.in(machine, func() error {
+		rs, err := netlink.RuleList(netlink.FAMILY_V4)
+		for _, r := range rs {
+			if r.Mark != 0 {
+				n++
+			}
+		}
+		return err
+	})
+	return n
+}
+
+// TestBadInput: what a person may get wrong ends a program with a clear line, a hint and an exit code.
+func TestBadInput(t *testing.T) {
+	m := newMachines(t)
+	fleet := m.fleet(programTenants)
+	gateway := []string{"--fleet", "bad.yaml", "--node", "sha", "--key", "sha.key", "--socket", m.file("bad.sock")}
+	agent := []string{"--config", "bad.yaml", "--socket", m.file("bad.sock")}
+	proxies := strings.NewReplacer("lan: [lan0]\n", "", "exit: {preserve_source: true}\n", "socks5: 127.0.0.1:1080\n").Replace(m.agent())
+	for _, tc := range []struct {
+		name     string
+		role     string
+		uid      uint32
+		old, new string // an edit of the document
+		args     []string
+		before   func(t *testing.T) // makes the machine unfit
+		code     int
+		want     []string // the lines printed, from the start
+	}{
+		{name: "wrong key", role: RoleGateway, args: []string{"--fleet", "fleet.yaml", "--node", "sha", "--key", "fra.key"}, code: 2, want: []string{
+			"landbridge-gateway: error: key fra.key has public key " + keyFRA.Public().String() + ", but fleet.yaml says that sha has " + keySHA.Public().String(),
+			"hint: give the key of sha with --key, or put its public key into the document"}},
+		{name: "no key", role: RoleGateway, args: []string{"--fleet", "fleet.yaml", "--node", "sha", "--key", "none.key"}, code: 2, want: []string{
+			"landbridge-gateway: error: load key: open none.key: no such file or directory", "hint: make one with: landbridge keygen none.key"}},
+		{name: "no flag", role: RoleGateway, args: []string{"--fleet", "fleet.yaml", "--node", "sha"}, code: 2, want: []string{
+			`landbridge-gateway: error: required flag(s) "key" not set`, "hint: landbridge-gateway --help"}},
+		{name: "unknown key", role: RoleGateway, args: gateway, old: "    lan: [lan0]", new: "    lans: [lan0]", code: 2, want: []string{
+			`landbridge-gateway: error: bad.yaml:11:5: gateway sha: unknown key "lans" (hint: did you mean "lan"?)`}},
+		{name: "prefix twice", role: RoleGateway, args: gateway, old: "10.20.0.0/24", new: "10.10.0.0/24", code: 2, want: []string{
+			"landbridge-gateway: error: bad.yaml:30:35: site acme/fra: prefix 10.10.0.0/24 is claimed twice, first by site acme/hq on line 28"}},
+		{name: "foreign address", role: RoleGateway, args: gateway, old: "10.1.1.1:4500", new: "10.1.1.9:4500", code: 2, want: []string{
+			"landbridge-gateway: error: configuration does not fit this machine: uplink ct: 10.1.1.9 is no address of interface ct0", "hint: ct0 has 10.1.1.1"}},
+		{name: "no such interface", role: RoleGateway, args: gateway, old: "interface: cu0, address: 10.1.2.1", new: "interface: cu1, address: 10.1.2.1", code: 2, want: []string{
+			"landbridge-gateway: error: configuration does not fit this machine: uplink cu: there is no interface cu1", "hint: this machine has lo, lan0, ct0, cu0, acc0"}},
+		{name: "no such node", role: RoleGateway, args: []string{"--fleet", "fleet.yaml", "--node", "shb", "--key", "sha.key"}, code: 2, want: []string{
+			`landbridge-gateway: error: node "shb" is no gateway of the fleet`, `hint: did you mean "sha"?`}},
+		{name: "port in use", role: RoleGateway, args: gateway, code: 1, before: func(t *testing.T) {
+			c, err := wan.ListenUDPIn(m.ns("sha"), netip.MustParseAddrPort("10.1.1.1:4500"))
+			must(t, err)
+			t.Cleanup(func() { c.Close() })
+		}, want: []string{
+			`landbridge-gateway: error: uplink ct: open uplink socket 10.1.1.1:4500 on "ct0": listen udp4 10.1.1.1:4500: bind: address already in use`,
+			"hint: another program has 10.1.1.1:4500; find it with: ss -lunp"}},
+		{name: "small MTU", role: RoleGateway, args: gateway, code: 1, before: func(t *testing.T) {
+			setMTU := func(n int) {
+				m.in("sha", func() error {
+					nic, err := netlink.LinkByName("ct0")
+					if err != nil {
+						return err
+					}
+					return netlink.LinkSetMTU(nic, n)
+				})
+			}
+			setMTU(1200)
+			t.Cleanup(func() { setMTU(1500) })
+		}, want: []string{`landbridge-gateway: error: add uplink "ct": MTU 1200, allowed 1280 to 1500`, "hint: ip link set ct0 mtu 1500, or as large as the link allows"}},
+		{name: "no capability", role: RoleGateway, uid: nobody, args: gateway, code: 3, want: []string{
+			"landbridge-gateway: error: start transparent capture: ", "hint: "}},
+		{name: "another runs", role: RoleGateway, args: []string{"--fleet", "fleet.yaml", "--node", "fra", "--key", "fra.key", "--socket", m.file("fra.sock")}, code: 1, before: func(t *testing.T) {
+			s, err := admin.Start(m.file("fra.sock"), func() admin.Status { return admin.Status{} })
+			must(t, err)
+			t.Cleanup(func() { s.Close() })
+		}, want: []string{"landbridge-gateway: error: status socket " + m.file("fra.sock") + ": another process answers on the status socket",
+			"hint: another gateway runs as fra; stop it, or give this one another --socket"}},
+		{name: "agent: no file", role: RoleAgent, args: []string{"--config", "none.yaml"}, code: 2, want: []string{
+			"landbridge-agent: error: agent file: open none.yaml: no such file or directory"}},
+		{name: "agent: unknown key", role: RoleAgent, args: agent, old: "uplinks:", new: "uplink:", code: 2, want: []string{
+			`landbridge-agent: error: bad.yaml:1:1: document: "uplinks" is missing`,
+			`landbridge-agent: error: bad.yaml:8:1: document: unknown key "uplink" (hint: did you mean "uplinks"?)`}},
+		{name: "agent: proxy port in use", role: RoleAgent, args: agent, old: m.agent(), new: proxies, code: 1, before: func(t *testing.T) {
+			ln, err := wan.ListenIn(m.ns("plant"), "tcp", "127.0.0.1:1080")
+			must(t, err)
+			t.Cleanup(func() { ln.Close() })
+		}, want: []string{"landbridge-agent: error: start socks5: listen tcp 127.0.0.1:1080: bind: address already in use",
+			"hint: another program has 127.0.0.1:1080; find it with: ss -ltnp, or give socks5 another port"}},
+		{name: "agent: proxy on a foreign address", role: RoleAgent, args: agent, old: m.agent(), new: strings.Replace(proxies, "127.0.0.1:1080", "192.0.2.1:1080", 1), code: 1, want: []string{
+			"landbridge-agent: error: start socks5: listen tcp 192.0.2.1:1080: bind: cannot assign requested address",
+			"hint: 192.0.2.1:1080 is no address of this machine; correct socks5 in the agent's file"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			base := fleet
+			if tc.role == RoleAgent {
+				base = m.agent()
+			}
+			text := strings.Replace(base, tc.old, tc.new, 1)
+			if tc.old != "" && text == base {
+				t.Fatalf("%q is not in the document", tc.old)
+			}
+			m.write("bad.yaml", text)
+			if tc.before != nil {
+				tc.before(t)
+			}
+			machine := "plant"
+			if tc.role == RoleGateway {
+				machine = "sha"
+				for i, a := range tc.args {
+					if a == "--node" && tc.args[i+1] == "fra" {
+						machine = "fra"
+					}
+				}
+			}
+			if tc.uid != 0 {
+				must(t, os.Chown(m.file("sha.key"), int(tc.uid), -1))
+				defer os.Chown(m.file("sha.key"), 0, -1)
+			}
+			p := m.run(tc.role, machine, tc.uid, tc.args...)
+			if code := p.end(testTimeout); code != tc.code {
+				t.Errorf("exit code %d, want %d", code, tc.code)
+			}
+			var lines []string // what the log says before the end is not the point
+			for line := range strings.Lines(p.log.String()) {
+				if line = strings.TrimSuffix(line, "\n"); !strings.HasPrefix(line, "time=") {
+					lines = append(lines, line)
+				}
+			}
+			t.Log(strings.Join(lines, "\n"))
+			if len(lines) != len(tc.want) {
+				t.Fatalf("%d lines, want %d:\n%s", len(lines), len(tc.want), strings.Join(tc.want, "\n"))
+			}
+			for i, want := range tc.want {
+				if !strings.HasPrefix(lines[i], want) {
+					t.Errorf("printed %q, want %q", lines[i], want)
+				}
+			}
+		})
+	}
+}
+
+// TestInterfaces: a carrier's interface goes and comes back, and so does the LAN's.
+func TestInterfaces(t *testing.T) {
+	m := newMachines(t)
+	m.serve("origin", "10.20.0.2:80", echo)
+	sha := m.gateway("sha")
+	m.gateway("fra")
+	m.works(testTimeout, "client", "10.20.0.2:80")
+	flow, err := m.dial("client", "10.20.0.2:80")
+	must(t, err, turn(flow))
+	path := func(name string) admin.Path {
+		st, err := admin.Fetch(t.Context(), m.file("sha.sock"))
+		must(t, err)
+		for _, p := range st.Peers[0].Paths {
+			if p.Name == name {
+				return p
+			}
+		}
+		t.Fatalf("no path %s in %+v", name, st.Peers[0].Paths)
+		return admin.Path{}
+	}
+	for _, l := range []struct {
+		link
+		path string
+	}{{linkCT, "ct-ct"}, {linkCU, "cu-cu"}} {
+		m.cut(l.link)
+		must(t, turn(flow)) // over the other carrier
+		sha.log.waitFor(t, "level=WARN", "interface is gone", "interface="+l.aDev)
+		eventually(t, testTimeout, func() error {
+			if p := path(l.path); p.State == admin.PathUp || p.Note != "interface "+l.aDev+" is gone" {
+				return fmt.Errorf("path %s is %s, note %q", p.Name, p.State, p.Note)
+			}
+			return nil
+		})
+		m.connect(l.link)
+		sha.log.waitFor(t, "interface is back", "interface="+l.aDev)
+		eventually(t, testTimeout, func() error {
+			if p := path(l.path); p.State != admin.PathUp || p.Note != "" {
+				return fmt.Errorf("path %s is %s, note %q", p.Name, p.State, p.Note)
+			}
+			return nil
+		})
+		must(t, turn(flow))
+	}
+	flow.Close()
+	m.cut(linkClient)
+	sha.log.waitFor(t, "interface is gone, not capturing there", "interface=lan0")
+	m.connect(linkClient)
+	m.works(testTimeout, "client", "10.20.0.2:80")
+}
+
+// TestPreserveSource: between sites, in both directions and both families, the destination sees the client itself.
+func TestPreserveSource(t *testing.T) {
+	m := newMachines(t)
+	peer := func(c *net.TCPConn) {
+		defer c.Close()
+		_, _ = io.WriteString(c, c.RemoteAddr().(*net.TCPAddr).IP.String())
+	}
+	for machine, nets := range map[string]link{"origin": linkOrigin, "client": linkClient, "worker": linkWorker} {
+		m.serve(machine, nets.net4+".2:80", peer)
+		m.serve(machine, "["+nets.net6+":2]:80", peer)
+	}
+	m.serve("origin", "10.20.0.2:81", echo)
+	m.site()
+	m.gateway("sha")
+	m.gateway("fra")
+	m.works(testTimeout, "worker", "10.20.0.2:81")
+	for _, tc := range []struct {
+		from, to         string
+		fromLink, toLink link
+	}{
+		{"client", "origin", linkClient, linkOrigin}, {"origin", "client", linkOrigin, linkClient},
+		{"worker", "origin", linkWorker, linkOrigin}, {"origin", "worker", linkOrigin, linkWorker},
+		{"worker", "client", linkWorker, linkClient}, {"client", "worker", linkClient, linkWorker},
+	} {
+		for _, a := range [][2]string{
+			{tc.fromLink.net4 + ".2", tc.toLink.net4 + ".2:80"},
+			{tc.fromLink.net6 + ":2", "[" + tc.toLink.net6 + ":2]:80"},
+		} {
+			c, err := m.dial(tc.from, a[1])
+			if err != nil {
+				t.Errorf("%s to %s: %v", tc.from, a[1], err)
+				continue
+			}
+			_ = c.SetDeadline(time.Now().Add(testTimeout))
+			got, err := io.ReadAll(c)
+			c.Close()
+			if err != nil || string(got) != a[0] {
+				t.Errorf("%s to %s: the destination sees %q, %v; want %s", tc.from, a[1], got, err, a[0])
+			}
+		}
+	}
+}
+
+// TestClosedPort: the client sees a reset, and the exit's log the reason.
+func TestClosedPort(t *testing.T) {
+	m := newMachines(t)
+	m.serve("origin", "10.20.0.2:80", echo)
+	m.gateway("sha")
+	fra := m.gateway("fra")
+	m.works(testTimeout, "client", "10.20.0.2:80")
+	c, err := m.dial("client", "10.20.0.2:81")
+	must(t, err)
+	wantReset(t, c)
+	fra.log.waitFor(t, "flow refused", "dst=10.20.0.2:81", "connection refused")
+}
+
+// TestUnprivilegedAgent: without root, an agent offers its proxies.
+func TestUnprivilegedAgent(t *testing.T) {
+	m := newMachines(t)
+	m.serve("origin", "10.20.0.2:80", echo)
+	m.gateway("sha")
+	m.gateway("fra")
+	must(t, os.Chmod(m.dir, 0o777))
+	m.write("agent.yaml", strings.NewReplacer("lan: [lan0]\n", "", "exit: {preserve_source: true}\n", "socks5: 127.0.0.1:1080\nhttp_connect: 127.0.0.1:8080\n").Replace(m.agent()))
+	must(t, os.Chown(m.file("plant.key"), nobody, nobody))
+	agent := m.run(RoleAgent, "plant", nobody, "--config", "agent.yaml", "--socket", m.file("plant.sock"))
+	agent.log.waitFor(t, "routes learned")
+	eventually(t, testTimeout, func() error {
+		c, err := m.dial("plant", "127.0.0.1:1080")
+		if err != nil {
+			return err
+		}
+		if _, err := c.Write([]byte{5, 1, 0, 5, 1, 0, 1, 10, 20, 0, 2, 0, 80}); err != nil {
+			return err
+		}
+		if _, err := io.ReadFull(c, make([]byte, 12)); err != nil {
+			return err
+		}
+		return ask(c, "from a plain user")
+	})
+	if _, err := admin.Fetch(t.Context(), m.file("plant.sock")); err != nil {
+		t.Errorf("status: %v", err)
+	}
+	// Its only carrier goes and comes back: no privilege is needed for a new socket.
+	m.cut(linkAccess)
+	agent.log.waitFor(t, "interface is gone")
+	m.connect(linkAccess)
+	agent.log.waitFor(t, "interface is back")
+	must(t, agent.cmd.Process.Signal(syscall.SIGTERM))
+	if code := agent.end(testTimeout); code != 0 {
+		t.Errorf("exit code %d, want 0", code)
+	}
+}
+
+// TestProgramLeaks: 1,000 captured flows leave the programs with the descriptors they had.
+func TestProgramLeaks(t *testing.T) {
+	m := newMachines(t)
+	m.serve("origin", "10.20.0.2:80", echo)
+	programs := []*program{m.gateway("sha"), m.gateway("fra")}
+	m.works(testTimeout, "client", "10.20.0.2:80")
+	files := func(p *program) int {
+		e, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.cmd.Process.Pid))
+		must(t, err)
+		return len(e)
+	}
+	flows := func(n int) {
+		turns := make(chan error, 25)
+		for range cap(turns) {
+			go func() {
+				var err error
+				for range n / cap(turns) {
+					err = errors.Join(err, m.ask("client", "10.20.0.2:80", "hello"))
+				}
+				turns <- err
+			}()
+		}
+		for range cap(turns) {
+			if err := <-turns; err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	flows(25)
+	var before []int
+	for _, p := range programs {
+		before = append(before, files(p))
+	}
+	flows(1000)
+	for i, p := range programs {
+		eventually(t, testTimeout, func() error {
+			if n := files(p); n > before[i] {
+				return fmt.Errorf("%d descriptors, %d before", n, before[i])
+			}
+			return nil
+		})
+	}
+}

@@ -11,6 +11,13 @@ SCENARIO  ?= typical
 WORKLOAD  ?= bulk
 SECONDS   ?= 20
 
+# What bench-peers measures, and the versions it installs; Debian's are those of its release.
+PEERSCENARIOS ?= clean,typical,heavy,skewed,outage
+PEERSECONDS   ?= 10
+PEERFLAGS     ?=
+SINGBOX       ?= v1.14.1
+WIREGUARD     ?= v0.0.0-20260522210424-ecfc5a8d5446
+
 VERSION   := $(shell git describe --tags --always --dirty 2>/dev/null)
 LDFLAGS   := -s -w -X github.com/landbridge/landbridge/internal/cli.version=$(VERSION)
 
@@ -99,6 +106,23 @@ lab-run: build ## one run; SCENARIO=typical WORKLOAD=bulk SECONDS=20
 lab-down: build ## take the lab down
 	./bin/landbridge lab down
 
+# What cannot be had is written down with its reason, and becomes a row of the table.
+.PHONY: peers
+peers: ## other tools to compare with: kcptun, OpenVPN (Debian), sing-box, wireguard-go (go install)
+	@mkdir -p bin bench-peers && : >bench-peers/missing.txt; log=$$(mktemp) && trap 'rm -f "$$log"' EXIT; \
+	missing() { echo "peers: no $$1: $$2" >&2; printf '%s\t%s\n' "$$1" "$$2" >>bench-peers/missing.txt; }; \
+	debian() { DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$$1" >"$$log" 2>&1; }; \
+	for p in kcptun-client:kcptun openvpn:openvpn; do tool=$${p%%:*}; \
+	  [ -x /usr/bin/$$tool ] || [ -x /usr/sbin/$$tool ] || debian $${p##*:} || { apt-get update >>"$$log" 2>&1; debian $${p##*:}; } || \
+	    missing $$tool "apt-get install $${p##*:}: $$(tail -n 1 "$$log")"; done; \
+	for p in sing-box:github.com/sagernet/sing-box/cmd/sing-box@$(SINGBOX) wireguard:golang.zx2c4.com/wireguard@$(WIREGUARD); do tool=$${p%%:*}; \
+	  [ -x bin/$$tool ] || GOBIN=$(CURDIR)/bin $(GO) install -trimpath -tags with_quic "$${p#*:}" 2>"$$log" || \
+	    missing $$tool "go install $${p#*:}: $$(tail -n 1 "$$log")"; done
+
+.PHONY: bench-peers
+bench-peers: build peers ## Landbridge beside other tools, one table (root); PEERSCENARIOS, PEERSECONDS, PEERFLAGS="--via ..."
+	./bin/landbridge lab compare --scenarios $(PEERSCENARIOS) --seconds $(PEERSECONDS) --out bench-peers $(PEERFLAGS)
+
 .PHONY: clean
 clean: ## remove what the targets made
-	rm -rf bin demo bench-report check-generate.*
+	rm -rf bin demo bench-peers bench-report check-generate.*

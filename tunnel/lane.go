@@ -13,9 +13,9 @@ import (
 const (
 	// interactiveWindow holds ElephantBytes and what is on the way when a direction moves to a bulk lane.
 	interactiveWindow = 512 << 10
-	// bulkWindow lets a new elephant run at 160 Mbit/s over 200 ms; bulkWindowMax is the delay-bandwidth product of
+	// bulkWindow lets a new elephant run at 110 Mbit/s over the 600 ms that an idle lane shows; bulkWindowMax is the product of
 	// what one QUIC connection reaches (10,000 packets) with room to spare.
-	bulkWindow    = 4 << 20
+	bulkWindow    = 8 << 20
 	bulkWindowMax = 24 << 20
 
 	// Connection windows: what all streams of a lane may hold unread. They are taken from the node's budget, as far as
@@ -23,7 +23,7 @@ const (
 	interactiveConnWindow    = 32 << 20
 	interactiveConnWindowMin = 4 << 20
 	interactiveConnWindowMax = 64 << 20
-	bulkConnWindow           = 96 << 20
+	bulkConnWindow           = 128 << 20
 	bulkConnWindowMin        = 2 * bulkWindow
 	bulkConnWindowMax        = 256 << 20
 
@@ -61,6 +61,7 @@ type lane struct {
 	load atomic.Int32  // flow directions sending here
 	refs atomic.Int32  // flow directions sending or receiving here
 	sent atomic.Uint64 // bytes of flows written here
+	used atomic.Uint64 // bytes of flows written or read here
 
 	window   atomic.Int64 // connection receive window, taken from the budget
 	draining atomic.Bool
@@ -84,9 +85,16 @@ func (l *lane) release() {
 
 func (l *lane) unref() { l.refs.Add(-1) }
 
-// use notes that a flow is about to write here: filler stops at once.
+// use notes that a flow is about to write n bytes here.
 func (l *lane) use(n int) {
 	l.sent.Add(uint64(n))
+	l.busy(n)
+}
+
+// busy notes that n bytes of flows are written or were read here: filler stops at once, in either direction. It would take
+// the way of the acknowledgements, and what the links carry costs money.
+func (l *lane) busy(n int) {
+	l.used.Add(uint64(n))
 	if l.warm.running.Load() {
 		l.warm.stop()
 	}

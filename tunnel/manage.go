@@ -17,7 +17,7 @@ const (
 // and sheds stalled flows.
 func (s *session) manage() {
 	type activity struct {
-		sent  uint64
+		used  uint64
 		quiet int // ticks
 	}
 	seen := map[*lane]*activity{}
@@ -58,8 +58,8 @@ func (s *session) manage() {
 		}
 		for _, l := range lanes {
 			a := seen[l]
-			if n := l.sent.Load(); n != a.sent {
-				a.sent, a.quiet = n, 0
+			if n := l.used.Load(); n != a.used {
+				a.used, a.quiet = n, 0
 			} else {
 				a.quiet++
 			}

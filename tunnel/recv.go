@@ -92,6 +92,7 @@ func (h *recvHalf) fill() error {
 	h.buf.read(n, room)
 	h.w += n
 	h.total.Add(int64(n))
+	h.lane.busy(n) // changes like src
 	if err != nil && err != io.EOF {
 		err = streamErr(err)
 	}

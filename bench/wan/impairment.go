@@ -100,6 +100,15 @@ func (i Impairment) MeanLoss() float64 {
 	return 1 - (1-i.Loss)*(1-i.GE.MeanLoss())
 }
 
+// Capacity is what the link lets through in the long run, in bits a second of
+// Ethernet frame: the lesser of its rate and its policer's; 0 = unlimited.
+func (i Impairment) Capacity() int64 {
+	if i.Policer.Rate > 0 && (i.Rate == 0 || i.Policer.Rate < i.Rate) {
+		return i.Policer.Rate
+	}
+	return i.Rate
+}
+
 // Validate reports the first value outside its range, wrapping ErrImpairment.
 func (i Impairment) Validate() error {
 	if i.Rate < 0 || i.Rate > maxRate {

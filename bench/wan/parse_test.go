@@ -95,7 +95,7 @@ func FuzzParseImpairment(f *testing.F) {
 
 func TestScenarios(t *testing.T) {
 	// The limits of the design's table, in Mbit/s.
-	want := map[string]float64{"clean": 143, "typical": 141, "heavy": 133, "skewed": 119, "outage": 141}
+	want := map[string]float64{"clean": 143, "typical": 141, "heavy": 133, "skewed": 119, "outage": 141, "policed": 143}
 	for _, s := range Scenarios() {
 		if got := math.Round(s.Limit() / 1e6); got != want[s.Name] {
 			t.Errorf("%s: limit %v Mbit/s, want %v", s.Name, got, want[s.Name])

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -21,12 +22,12 @@ func newLabCommand() *cobra.Command {
 		Long: `The lab is a client, a site agent, two gateways and an origin in network namespaces of this machine, with
 emulated carriers between the gateways: client - agent = two access links = sha = ct, cu, cm = fra - origin.
 
-Scenarios: clean, typical, heavy, skewed, outage. All of it needs root, except "lab demo", which has a way without.`,
+Scenarios: clean, typical, heavy, skewed, outage, policed. All of it needs root, except "lab demo", which has a way without.`,
 	}
 	var name string
 	cmd.PersistentFlags().StringVar(&name, "name", lab.DefaultName, "the lab's name; labs of different names can be up at once")
 	cmd.AddCommand(
-		newLabUpCommand(&name), newLabDownCommand(&name), newLabStatusCommand(&name), newLabRunCommand(&name),
+		newLabUpCommand(&name), newLabDownCommand(&name), newLabStatusCommand(&name), newLabRunCommand(&name), newLabCompareCommand(&name),
 		newLabDemoCommand(&name), newLabExecCommand(&name), newLabShellCommand(&name), newLabDarkCommand(&name),
 		newLabEmulateCommand(), newLabServeCommand(), newLabReportCommand(),
 	)
@@ -49,10 +50,9 @@ func labFlags(cmd *cobra.Command, o *lab.Options) {
 	f := cmd.Flags()
 	f.BoolVar(&o.NoAgent, "no-agent", false, "put the client straight behind gateway sha")
 	f.Uint64Var(&o.Seed, "seed", 1, "seed of losses, jitter and payload")
-	f.StringVar(&o.Via, "via", lab.ViaLandbridge, "landbridge or direct (plain routing over one carrier)")
-	f.StringSliceVar(&o.Carriers, "carriers", nil, "carriers to use, of ct,cu,cm (default all)")
-	f.StringVar(&o.Congestion, "congestion", "cubic", "TCP congestion control of client and origin")
-	f.StringVar(&o.Programs, "programs", "", "directory of landbridge-gateway and landbridge-agent (default that of this program)")
+	f.StringVar(&o.Via, "via", lab.ViaLandbridge, "the way across the border: "+strings.Join(lab.ViaNames(), ", "))
+	f.StringSliceVar(&o.Carriers, "carriers", nil, "carriers to use, of ct,cu,cm (default all, or the best where the way takes one)")
+	f.StringVar(&o.Programs, "programs", "", "directory of landbridge-gateway, landbridge-agent and others' programs (default that of this program)")
 }
 
 func newLabUpCommand(name *string) *cobra.Command {
@@ -101,6 +101,7 @@ func newLabRunCommand(name *string) *cobra.Command {
 	var (
 		o         lab.RunOptions
 		secs      float64
+		steps     []string
 		asJSON    bool
 		traceFile string
 	)
@@ -111,11 +112,21 @@ func newLabRunCommand(name *string) *cobra.Command {
 
 bulk moves incompressible bytes in one TCP flow (--flows N for more) from the origin to the client, or the other way
 with --upload. objects asks for 32 KiB objects one after the other, two on a warm connection for each on a fresh one.
+--competitor runs one TCP flow between the gateways over one carrier beside the workload, and the result says how they
+shared it. --rate-step ct:16mbit@10s changes a carrier's rate on the way, and the result says how long its queue lasted
+and until the new rate was used; give it once for each step.
 Every byte is checked. The result goes to standard output, progress to standard error; the exit code is 1 when a
 check failed.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Name, o.Scenario, o.Window, o.Trace = *name, args[0], time.Duration(secs*float64(time.Second)), traceFile != ""
+			for _, text := range steps {
+				s, err := lab.ParseRateStep(text)
+				if err != nil {
+					return labError(err)
+				}
+				o.Steps = append(o.Steps, s)
+			}
 			res, trace, err := lab.Run(cmd.Context(), o, cmd.ErrOrStderr())
 			if err != nil {
 				return labError(err)
@@ -144,6 +155,9 @@ check failed.`,
 	f.Float64Var(&secs, "seconds", 20, "how long to measure")
 	f.IntVar(&o.Flows, "flows", 1, "bulk: TCP connections at once")
 	f.BoolVar(&o.Upload, "upload", false, "bulk: from the client to the origin")
+	f.StringVar(&o.Competitor, "competitor", "", "one competing TCP flow: tcp-cubic or tcp-bbr")
+	f.StringVar(&o.CompetitorCarrier, "competitor-carrier", "", "the competitor's `carrier`")
+	f.StringArrayVar(&steps, "rate-step", nil, "change a `carrier:rate@time`, both directions, such as ct:16mbit@10s")
 	f.BoolVar(&asJSON, "json", false, "print one JSON object instead of a table")
 	f.StringVar(&traceFile, "trace", "", "write what links, paths and lanes did, in steps of 100 ms, to this `file`; see \"lab report\"")
 	return cmd
@@ -236,16 +250,16 @@ func newLabEmulateCommand() *cobra.Command {
 
 // newLabServeCommand is the origin's web server, which "lab up" starts itself.
 func newLabServeCommand() *cobra.Command {
-	var congestion string
+	var via string
 	cmd := &cobra.Command{
 		Use:    "serve",
 		Short:  "Serve the origin's pages (started by the lab)",
 		Hidden: true,
 		Args:   cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return lab.Serve(cmd.Context(), congestion)
+			return lab.Serve(cmd.Context(), via)
 		},
 	}
-	cmd.Flags().StringVar(&congestion, "congestion", "cubic", "TCP congestion control")
+	cmd.Flags().StringVar(&via, "via", lab.ViaLandbridge, "the lab's way across the border")
 	return cmd
 }

@@ -21,6 +21,8 @@ type BulkOptions struct {
 	Upload bool          // client to origin instead of origin to client
 	Window time.Duration // how long to measure, from the first byte on
 	Bytes  int64         // stop a flow after so many bytes; 0: endless, the window ends it
+	// Cycle is the period of the links' outages, if they have one: the longest stall in each is kept.
+	Cycle time.Duration
 	// OnEnd is called at the moment the measurement ends, while the flows are still open, so that counters taken
 	// there match the payload.
 	OnEnd func()
@@ -31,12 +33,14 @@ type BulkOptions struct {
 // BulkResult is what a bulk run measured at the receiver.
 type BulkResult struct {
 	Bytes       int64
-	Elapsed     time.Duration // the window, or less when Bytes ended the run
-	FirstByte   time.Duration // from the first dial to the first payload byte
-	FirstSecond int64         // payload of the first second
-	StallMax    time.Duration // longest time a flow went without new payload
-	SumOK       bool          // SHA-256 over all that arrived equals that of the sender's stream, in every flow
-	Errors      []string      // flows that failed, one line each
+	Elapsed     time.Duration   // the window, or less when Bytes ended the run
+	FirstByte   time.Duration   // from the first dial to the first payload byte
+	FirstSecond int64           // payload of the first second
+	StallMax    time.Duration   // longest time a flow went without new payload
+	Stalls      []time.Duration // the longest in each whole Cycle
+	FlowBytes   []int64         // by flow
+	SumOK       bool            // SHA-256 over all that arrived equals that of the sender's stream, in every flow
+	Errors      []string        // flows that failed, one line each
 }
 
 // firstByteTimeout bounds the wait for a flow's first payload byte.
@@ -50,6 +54,7 @@ func RunBulk(ctx context.Context, nw Network, opt BulkOptions) (BulkResult, erro
 	}
 	flows := max(opt.Flows, 1)
 	rec := newRecorder(opt.Window)
+	rec.cycle = opt.Cycle
 	results := make(chan flowResult, flows)
 	l, err := nw.Listen(workloadPort)
 	if err != nil {
@@ -104,7 +109,8 @@ func bulkResult(rec *recorder, opt BulkOptions, got []flowResult, begin, now tim
 		res.Elapsed = last.Sub(start)
 		now = last
 	}
-	res.StallMax = rec.stallMax(now)
+	res.StallMax, res.Stalls = rec.stallMax(now), rec.cycleStalls(now)
+	res.FlowBytes = rec.flowBytes(max(opt.Flows, 1))
 	for _, f := range got {
 		if f.err != nil {
 			res.Errors = append(res.Errors, f.err.Error())

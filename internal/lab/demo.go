@@ -79,7 +79,7 @@ func Demo(ctx context.Context, o DemoOptions, out io.Writer) (*Report, error) {
 	}
 	if d.report.Network == "kernel" {
 		// Before anything takes time.
-		if err := findPrograms(&Options{Via: ViaLandbridge, Programs: o.Programs}); err != nil {
+		if err := findPrograms(Options{Programs: o.Programs}); err != nil {
 			return nil, err
 		}
 	}
@@ -131,7 +131,7 @@ func (d *demo) run(ctx context.Context, dir string) error {
 	if d.report.Network == "memory" {
 		by = "plain QUIC" // no kernel, no kernel's TCP
 	}
-	err = d.onStage(ctx, ViaDirect, []string{best}, func(st stage) error {
+	err = d.onStage(ctx, ViaTCPCubic, []string{best}, func(st stage) error {
 		for _, a := range []*archive{packed, plain} {
 			l := leg{title: fmt.Sprintf("%s, directly over %s (%s)", a.Name, best, by), via: ViaDirect, archive: a, times: 1, carriers: []string{best}, cutOff: directTime}
 			if _, err := d.move(ctx, st, l); err != nil {

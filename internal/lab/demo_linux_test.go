@@ -109,7 +109,7 @@ func TestDemoLegsOverMemory(t *testing.T) {
 	var out bytes.Buffer
 	d := demoOver(t, &out, "clean")
 	d.open = openMemoryStage
-	err = d.onStage(context.Background(), ViaDirect, []string{"cm"}, func(st stage) error {
+	err = d.onStage(context.Background(), ViaTCPCubic, []string{"cm"}, func(st stage) error {
 		for _, l := range []leg{
 			{title: "whole", via: ViaDirect, archive: plain, times: 1, carriers: []string{"cm"}, cutOff: 20 * time.Second},
 			{title: "cut off", via: ViaDirect, archive: plain, times: 20, carriers: []string{"cm"}, cutOff: time.Second},

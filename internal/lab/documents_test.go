@@ -79,7 +79,7 @@ func TestOptions(t *testing.T) {
 		ok   bool
 	}{
 		{"least", Options{Scenario: "clean"}, true},
-		{"all", Options{Name: "lb2", Scenario: "heavy", Via: ViaDirect, Carriers: []string{"cm"}, Congestion: "bbr"}, true},
+		{"all", Options{Name: "lb2", Scenario: "heavy", Via: ViaTCPBBR, Carriers: []string{"cm"}}, true},
 		{"no scenario", Options{}, false},
 		{"unknown scenario", Options{Scenario: "sunny"}, false},
 		{"bad name", Options{Scenario: "clean", Name: "LB"}, false},
@@ -87,8 +87,8 @@ func TestOptions(t *testing.T) {
 		{"unknown way", Options{Scenario: "clean", Via: "pigeon"}, false},
 		{"unknown carrier", Options{Scenario: "clean", Carriers: []string{"xx"}}, false},
 		{"carrier twice", Options{Scenario: "clean", Carriers: []string{"ct", "ct"}}, false},
-		{"direct over two", Options{Scenario: "clean", Via: ViaDirect, Carriers: []string{"ct", "cu"}}, false},
-		{"bad congestion control", Options{Scenario: "clean", Congestion: "a b"}, false},
+		{"TCP over two", Options{Scenario: "clean", Via: ViaTCPCubic, Carriers: []string{"ct", "cu"}}, false},
+		{"MPTCP over two", Options{Scenario: "clean", Via: ViaMPTCPBBR, Carriers: []string{"ct", "cu"}}, true},
 	} {
 		_, err := tc.opt.normalise()
 		if (err == nil) != tc.ok {
@@ -104,7 +104,7 @@ func TestBestCarrier(t *testing.T) {
 	for scenario, want := range map[string]string{
 		"clean": "cm", "typical": "cu", "heavy": "cu", "skewed": "ct",
 	} {
-		if got := normalised(t, Options{Scenario: scenario, Via: ViaDirect}).Carriers; !slices.Equal(got, []string{want}) {
+		if got := normalised(t, Options{Scenario: scenario, Via: ViaTCPCubic}).Carriers; !slices.Equal(got, []string{want}) {
 			t.Errorf("%s: direct over %v, want %s", scenario, got, want)
 		}
 	}
@@ -131,8 +131,8 @@ func TestPlan(t *testing.T) {
 		routes int
 	}{
 		{"landbridge", Options{Scenario: "clean"}, []string{"acc0", "acc1", "ct", "cu", "cm"}, 4},
-		{"direct", Options{Scenario: "clean", Via: ViaDirect}, []string{"acc0", "acc1", "cm"}, 8},
-		{"direct, no agent", Options{Scenario: "clean", Via: ViaDirect, NoAgent: true, Carriers: []string{"ct"}}, []string{"ct"}, 6},
+		{"TCP", Options{Scenario: "clean", Via: ViaTCPCubic}, []string{"acc0", "acc1", "cm"}, 8},
+		{"TCP, no agent", Options{Scenario: "clean", Via: ViaTCPCubic, NoAgent: true, Carriers: []string{"ct"}}, []string{"ct"}, 6},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			o := normalised(t, tc.opt)

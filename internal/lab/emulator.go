@@ -23,10 +23,12 @@ type linksSpec struct {
 	Links []wan.LinkConfig `json:"links"`
 }
 
-// emulatorRequest asks for counters, or darkens a link first.
+// emulatorRequest asks for counters, or darkens or changes a link first.
 type emulatorRequest struct {
-	Darken string `json:"darken,omitempty"` // link
-	Off    bool   `json:"off,omitempty"`
+	Darken string          `json:"darken,omitempty"` // link
+	Off    bool            `json:"off,omitempty"`
+	Change string          `json:"change,omitempty"` // link, both directions
+	To     *wan.Impairment `json:"to,omitempty"`
 }
 
 type emulatorReply struct {
@@ -88,6 +90,9 @@ func answer(em *wan.Emulator, c net.Conn) {
 		if err == nil && req.Darken != "" {
 			err = em.Darken(req.Darken, req.Off)
 		}
+		if err == nil && req.Change != "" && req.To != nil {
+			err = errors.Join(em.SetImpairment(req.Change, wan.AtoB, *req.To), em.SetImpairment(req.Change, wan.BtoA, *req.To))
+		}
 		if err != nil {
 			rep.Error = err.Error()
 		}
@@ -146,6 +151,12 @@ func (e *emulatorClient) Darken(link string, off bool) error {
 	return err
 }
 
+// Change gives both directions of a link another impairment from now on.
+func (e *emulatorClient) Change(link string, to wan.Impairment) error {
+	_, err := e.ask(emulatorRequest{Change: link, To: &to})
+	return err
+}
+
 // pathResults turns counters taken before and after a run into the result's paths: border links only.
 func pathResults(before, after []wan.LinkStats, border []string) map[string]PathResult {
 	start := make(map[string]wan.LinkStats)
@@ -169,6 +180,7 @@ func pathResults(before, after []wan.LinkStats, border []string) map[string]Path
 			p.SentBytes += w[1].SentBytes - w[0].SentBytes
 			p.Lost += w[1].Lost + w[1].Outage + w[1].Overflow - w[0].Lost - w[0].Outage - w[0].Overflow
 			p.QueueDrops += w[1].QueueDrops - w[0].QueueDrops
+			p.Policed += w[1].Policed - w[0].Policed
 		}
 		out[l.Name] = p
 	}

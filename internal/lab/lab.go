@@ -3,8 +3,9 @@
 // Which function you want:
 //
 //   - [Up], [Down], [Status] bring the topology up in network namespaces, take it down and describe it.
-//   - [Run] does one measured run of a workload (bulk or objects), directly or through Landbridge, and returns the
-//     [Result] that "landbridge lab run --json" prints.
+//   - [Run] does one measured run of a workload (bulk or objects), through Landbridge or another way across the
+//     border ([ViaNames]), and returns the [Result] that "landbridge lab run --json" prints.
+//   - [Compare] runs both workloads over every way and writes one table.
 //   - [Demo] moves a real payload directly and through Landbridge and writes the report page.
 //   - [RunBulk] and [RunObjects] are the workloads alone, over any [Network]; no root, no namespaces.
 //   - [WritePage] draws a report page from a [Report].

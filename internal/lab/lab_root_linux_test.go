@@ -75,7 +75,7 @@ func TestDirectRun(t *testing.T) {
 	}
 	before := openFiles(t)
 	res, trace, err := Run(ctx, RunOptions{
-		Options:  Options{Name: name, Scenario: "clean", Via: ViaDirect, Seed: testSeed(t)},
+		Options:  Options{Name: name, Scenario: "clean", Via: ViaTCPCubic, Seed: testSeed(t)},
 		Workload: WorkloadBulk, Window: 20 * time.Second, Bytes: 2_000_000, Trace: true,
 	}, nil)
 	if err != nil {
@@ -129,7 +129,7 @@ func TestDownAfterACrash(t *testing.T) {
 			name := testName()
 			ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 			defer cancel()
-			o := Options{Name: name, Scenario: "clean", Via: ViaDirect}
+			o := Options{Name: name, Scenario: "clean", Via: ViaTCPCubic}
 			lab, err := start(ctx, o, true)
 			if err != nil {
 				t.Fatal(err)
@@ -175,7 +175,7 @@ func TestEmulatorSocket(t *testing.T) {
 	name := testName()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	lab, err := start(ctx, Options{Name: name, Scenario: "clean", Via: ViaDirect, NoAgent: true}, false)
+	lab, err := start(ctx, Options{Name: name, Scenario: "clean", Via: ViaTCPCubic, NoAgent: true}, false)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/landbridge/landbridge/internal/hint"
@@ -27,6 +28,10 @@ type RunOptions struct {
 	Upload   bool          // bulk: client to origin
 	Bytes    int64         // bulk: end after so many bytes a flow; 0: the window ends it
 	Trace    bool
+	// Competitor is ViaTCPCubic or ViaTCPBBR: one such flow between the gateways over CompetitorCarrier, all the time.
+	Competitor        string
+	CompetitorCarrier string
+	Steps             []RateStep
 }
 
 // maxFlows bounds the connections of a bulk run: each has a thread's worth of buffers.
@@ -45,6 +50,30 @@ func (o *RunOptions) check() error {
 	case o.Workload == WorkloadObjects && (o.Flows > 1 || o.Upload || o.Bytes > 0):
 		return fmt.Errorf("%w: flows, upload and bytes are for the bulk workload", ErrOptions)
 	}
+	return o.checkBesides()
+}
+
+// checkBesides is for what happens beside the workload.
+func (o *RunOptions) checkBesides() error {
+	used := func(carrier string) bool { return len(o.Carriers) == 0 || slices.Contains(o.Carriers, carrier) }
+	switch {
+	case (o.Competitor == "") != (o.CompetitorCarrier == ""):
+		return fmt.Errorf("%w: a competitor needs its kind and its carrier", ErrOptions)
+	case o.Competitor != "" && o.Competitor != ViaTCPCubic && o.Competitor != ViaTCPBBR:
+		return fmt.Errorf("%w: competitor %q, want %s or %s", ErrOptions, o.Competitor, ViaTCPCubic, ViaTCPBBR)
+	case o.Competitor != "" && !(slices.Contains(carriers, o.CompetitorCarrier) && used(o.CompetitorCarrier)):
+		return fmt.Errorf("%w: competitor on carrier %q, which is not in use", ErrOptions, o.CompetitorCarrier)
+	case len(o.Steps) > maxSteps:
+		return fmt.Errorf("%w: %d rate steps, want at most %d", ErrOptions, len(o.Steps), maxSteps)
+	}
+	for _, s := range o.Steps {
+		switch {
+		case !used(s.Carrier):
+			return fmt.Errorf("%w: rate step of carrier %q, which is not in use", ErrOptions, s.Carrier)
+		case s.At >= o.Window:
+			return fmt.Errorf("%w: rate step at %v, after the end at %v", ErrOptions, s.At, o.Window)
+		}
+	}
 	return nil
 }
 
@@ -54,20 +83,26 @@ const (
 	agentProgram   = "landbridge-agent"
 )
 
-// findPrograms makes sure that what the lab will start is there.
-func findPrograms(o *Options) error {
+// programDir is where programs are looked for first.
+func (o Options) programDir() (string, error) {
+	if o.Programs != "" {
+		return o.Programs, nil
+	}
 	self, err := os.Executable()
 	if err != nil {
-		return fmt.Errorf("find the running program: %w", err)
+		return "", fmt.Errorf("find the running program: %w", err)
 	}
-	if o.Programs == "" {
-		o.Programs = filepath.Dir(self)
-	}
-	if o.Via == ViaDirect {
-		return nil
+	return filepath.Dir(self), nil
+}
+
+// findPrograms makes sure that Landbridge's programs are there.
+func findPrograms(o Options) error {
+	dir, err := o.programDir()
+	if err != nil {
+		return err
 	}
 	for _, name := range []string{gatewayProgram, agentProgram} {
-		if _, err := os.Stat(filepath.Join(o.Programs, name)); err != nil {
+		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
 			return hint.With(fmt.Errorf("find %s: %w", name, err), "build all programs with \"make build\" and run bin/landbridge")
 		}
 	}

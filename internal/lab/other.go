@@ -15,6 +15,11 @@ func Run(context.Context, RunOptions, io.Writer) (*Result, *Trace, error) {
 	return nil, nil, fmt.Errorf("lab: %w", wan.ErrUnsupported)
 }
 
+// Compare needs Linux.
+func Compare(context.Context, CompareOptions, io.Writer) (*Comparison, error) {
+	return nil, fmt.Errorf("lab: %w", wan.ErrUnsupported)
+}
+
 // Down needs Linux.
 func Down(string) (bool, error) { return false, fmt.Errorf("lab: %w", wan.ErrUnsupported) }
 

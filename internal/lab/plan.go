@@ -65,18 +65,14 @@ type Options struct {
 	Scenario string
 	Seed     uint64
 	NoAgent  bool     // the client sits straight behind gateway sha
-	Via      string   // ViaLandbridge or ViaDirect; "" is ViaLandbridge
-	Carriers []string // of ct, cu, cm; nil: all. Direct traffic takes the first, or the best when nil
-	// Congestion is the TCP congestion control of client and origin: "" is cubic.
-	Congestion string
-	// Programs is the directory of landbridge-gateway, landbridge-agent and landbridge; "" is the running program's.
+	Via      string   // one of ViaNames; "" is ViaLandbridge
+	Carriers []string // of ct, cu, cm; nil: all, or the best where the way takes one
+	// Programs is the directory of landbridge-gateway, landbridge-agent and landbridge, and of other tools that are not
+	// in the PATH; "" is the running program's.
 	Programs string
 }
 
-var (
-	nameShape       = regexp.MustCompile(`^[a-z][a-z0-9]{0,7}$`) // leaves room for "-origin" and the device names
-	congestionShape = regexp.MustCompile(`^[a-z0-9_]{1,15}$`)
-)
+var nameShape = regexp.MustCompile(`^[a-z][a-z0-9]{0,7}$`) // leaves room for "-origin" and the device names
 
 // normalise fills defaults and checks the rest.
 func (o Options) normalise() (Options, error) {
@@ -89,14 +85,9 @@ func (o Options) normalise() (Options, error) {
 	if o.Via == "" {
 		o.Via = ViaLandbridge
 	}
-	if o.Via != ViaLandbridge && o.Via != ViaDirect {
-		return o, fmt.Errorf("%w: via %q, want %s or %s", ErrOptions, o.Via, ViaLandbridge, ViaDirect)
-	}
-	if o.Congestion == "" {
-		o.Congestion = "cubic"
-	}
-	if !congestionShape.MatchString(o.Congestion) {
-		return o, fmt.Errorf("%w: congestion control %q, want a name like cubic or bbr", ErrOptions, o.Congestion)
+	w, err := wayNamed(o.Via)
+	if err != nil {
+		return o, err
 	}
 	for i, c := range o.Carriers {
 		if !slices.Contains(carriers, c) {
@@ -111,10 +102,10 @@ func (o Options) normalise() (Options, error) {
 		return o, err
 	}
 	switch {
-	case o.Via == ViaDirect && len(o.Carriers) == 0:
+	case !w.all && len(o.Carriers) == 0:
 		o.Carriers = []string{bestCarrier(links)}
-	case o.Via == ViaDirect && len(o.Carriers) > 1:
-		return o, fmt.Errorf("%w: direct traffic takes one carrier, not %d", ErrOptions, len(o.Carriers))
+	case !w.all && len(o.Carriers) > 1:
+		return o, fmt.Errorf("%w: %s takes one carrier, not %d", ErrOptions, o.Via, len(o.Carriers))
 	case len(o.Carriers) == 0:
 		o.Carriers = slices.Clone(carriers)
 	}
@@ -153,6 +144,7 @@ type route struct {
 	machine string
 	dst     netip.Prefix
 	via     netip.Addr
+	from    netip.Addr // only for packets from this address; the zero Addr: for all
 }
 
 // plan is everything the kernel has to be told.
@@ -200,26 +192,12 @@ func makePlan(o Options) plan {
 		}
 	}
 	p.routes = []route{
-		{machineClient, defaultRoute4, clientGateway.Addr()},
-		{machineClient, defaultRoute6, clientGateway6.Addr()},
-		{machineOrigin, defaultRoute4, originGateway.Addr()},
-		{machineOrigin, defaultRoute6, originGateway6.Addr()},
+		{machine: machineClient, dst: defaultRoute4, via: clientGateway.Addr()},
+		{machine: machineClient, dst: defaultRoute6, via: clientGateway6.Addr()},
+		{machine: machineOrigin, dst: defaultRoute4, via: originGateway.Addr()},
+		{machine: machineOrigin, dst: defaultRoute6, via: originGateway6.Addr()},
 	}
-	if o.Via == ViaDirect {
-		// Plain routing over one access link and one carrier. Through Landbridge there is no such route: what is not
-		// captured has nowhere to go, so a run cannot pass by the tunnel unnoticed.
-		c := slices.Index(carriers, o.Carriers[0])
-		p.routes = append(p.routes,
-			route{machineSha, originAddr.Masked(), carrierAddr(c, 2).Addr()},
-			route{machineFra, clientAddr.Masked(), carrierAddr(c, 1).Addr()},
-		)
-		if !o.NoAgent {
-			p.routes = append(p.routes,
-				route{machineAgent, originAddr.Masked(), accessAddr(0, 1).Addr()},
-				route{machineSha, clientAddr.Masked(), accessAddr(0, 2).Addr()},
-			)
-		}
-	}
+	p.cross(o)
 	return p
 }
 

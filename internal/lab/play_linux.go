@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,6 +20,10 @@ import (
 
 // Up brings a lab up that stays until Down, with a web server at the origin, and says how to use it.
 func Up(ctx context.Context, o Options, progress io.Writer) (err error) {
+	if w, err := wayNamed(cmp.Or(o.Via, ViaLandbridge)); err == nil && w.forwards {
+		return hint.With(fmt.Errorf("%w: %s carries one port for \"lab run\", not what people do on the client", ErrOptions, w.name),
+			"a lab to play with goes via %s", strings.Join(routedNames(), ", "))
+	}
 	lab, err := start(ctx, o, true)
 	if err != nil {
 		return err
@@ -43,7 +48,7 @@ func Up(ctx context.Context, o Options, progress io.Writer) (err error) {
 	if err != nil {
 		return fmt.Errorf("find the running program: %w", err)
 	}
-	if _, err := lab.start(originProcess, machineOrigin, true, self, "lab", "serve", "--congestion", o.Congestion); err != nil {
+	if _, err := lab.start(originProcess, machineOrigin, true, self, "lab", "serve", "--via", o.Via); err != nil {
 		return err
 	}
 	name := ""

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"slices"
 	"sync"
 	"time"
 )
@@ -9,6 +10,7 @@ import (
 // flow. Safe for concurrent use.
 type recorder struct {
 	window time.Duration
+	cycle  time.Duration // stalls are kept for each of these as well; 0: not
 
 	mu        sync.Mutex
 	start     time.Time // first byte of the run
@@ -16,11 +18,13 @@ type recorder struct {
 	bytes     int64
 	inSecond1 int64
 	flows     map[uint64]*flowTimes
+	stalls    []time.Duration // the longest of each cycle
 }
 
 type flowTimes struct {
 	last  time.Time
 	stall time.Duration
+	bytes int64
 }
 
 func newRecorder(window time.Duration) *recorder {
@@ -39,12 +43,64 @@ func (r *recorder) add(flow uint64, n int, now time.Time) {
 		f = &flowTimes{last: now}
 		r.flows[flow] = f
 	}
-	f.stall = max(f.stall, now.Sub(f.last))
+	r.gap(f, now)
 	f.last, r.last = now, now
+	f.bytes += int64(n)
 	r.bytes += int64(n)
 	if now.Sub(r.start) < time.Second {
 		r.inSecond1 += int64(n)
 	}
+}
+
+// gap notes the time a flow went without payload until now, in every cycle it touches.
+func (r *recorder) gap(f *flowTimes, now time.Time) {
+	span := now.Sub(f.last)
+	f.stall = max(f.stall, span)
+	if r.cycle <= 0 {
+		return
+	}
+	for k := int(f.last.Sub(r.start) / r.cycle); k <= int(now.Sub(r.start)/r.cycle); k++ {
+		for k >= len(r.stalls) {
+			r.stalls = append(r.stalls, 0)
+		}
+		r.stalls[k] = max(r.stalls[k], span)
+	}
+}
+
+// cycleStalls is the longest stall of any flow in each whole cycle of the window. Flows that died stall to the end.
+func (r *recorder) cycleStalls(now time.Time) []time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.cycle <= 0 || r.start.IsZero() {
+		return nil
+	}
+	now = r.within(now)
+	for _, f := range r.flows {
+		r.gap(f, now)
+	}
+	whole := int(now.Sub(r.start) / r.cycle)
+	return slices.Clone(r.stalls[:min(whole, len(r.stalls))])
+}
+
+// flowBytes is the payload of each of so many flows, those without any included.
+func (r *recorder) flowBytes(flows int) []int64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := make([]int64, flows)
+	for id, f := range r.flows {
+		if id < uint64(flows) {
+			out[id] = f.bytes
+		}
+	}
+	return out
+}
+
+// within is now, or the end of the window when that has passed.
+func (r *recorder) within(now time.Time) time.Time {
+	if end := r.start.Add(r.window); now.After(end) {
+		return end
+	}
+	return now
 }
 
 // end is when the window closes; zero while nothing has arrived.
@@ -69,9 +125,7 @@ func (r *recorder) total() int64 {
 func (r *recorder) stallMax(now time.Time) time.Duration {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if end := r.start.Add(r.window); now.After(end) {
-		now = end
-	}
+	now = r.within(now)
 	var longest time.Duration
 	for _, f := range r.flows {
 		longest = max(longest, f.stall, now.Sub(f.last))

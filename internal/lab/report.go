@@ -127,6 +127,9 @@ func WritePage(w io.Writer, r *Report) error {
 	return reportTemplate.Execute(w, &p)
 }
 
+// ViaDirect is a leg's Via outside Landbridge: the kernel's TCP, or plain QUIC where the network is in memory.
+const ViaDirect = "direct"
+
 func isDirect(l *Leg) bool { return l.Via == ViaDirect }
 func isClean(l *Leg) bool  { return l.Via == ViaLandbridge && l.Dark == "" }
 func isDark(l *Leg) bool   { return l.Via == ViaLandbridge && l.Dark != "" }

@@ -211,12 +211,17 @@ func TestResultJSONHasTheAgreedFields(t *testing.T) {
 	paths := map[string]PathResult{"ct": {Sent: 100, Lost: 2, SentBytes: 150_000, RTTMillis: 181}, "cu": {SentBytes: 50_000}}
 	ms := time.Millisecond
 	bulk, objs := &Result{Scenario: "typical", LimitMbit: 141, BestPathRTT: 164}, &Result{BestPathRTT: 164}
-	bulk.setBulk(BulkResult{Bytes: 180_000, Elapsed: time.Second, SumOK: true})
+	bulk.setBulk(BulkResult{
+		Bytes: 180_000, Elapsed: 4 * time.Second, FirstSecond: 30_000, SumOK: true, FlowBytes: []int64{90_000, 30_000, 60_000},
+		Stalls: []time.Duration{10 * ms, 250 * ms, 20 * ms},
+	})
+	bulk.Competitor, bulk.Steps = &CompetitorResult{Via: ViaTCPBBR, Carrier: "ct"}, []StepResult{{Carrier: "ct", FromMbit: 50, ToMbit: 16}}
+	onlyBulk := []string{"jain", "first_second_share", "outages", "stall_ms_p99", "competitor", "steps"}
 	objs.setObjects(ObjectsResult{Bytes: 180_000, Elapsed: time.Second, SumOK: true, Warm: []time.Duration{164 * ms, 328 * ms}, Fresh: []time.Duration{200 * ms}})
 	for name, tc := range map[string]struct {
 		r    *Result
 		want []string
-	}{"bulk": {bulk, common}, "objects": {objs, append(objects, common...)}} {
+	}{"bulk": {bulk, append(onlyBulk, common...)}, "objects": {objs, append(objects, common...)}} {
 		tc.r.setWire(paths)
 		var b bytes.Buffer
 		if err := tc.r.WriteJSON(&b); err != nil {
@@ -237,6 +242,9 @@ func TestResultJSONHasTheAgreedFields(t *testing.T) {
 		if b.Reset(); tc.r.WriteTable(&b) != nil || strings.Contains(b.String(), "%!") {
 			t.Errorf("%s: table: %s", name, b.String())
 		}
+	}
+	if bulk.Jain != 0.8571 || bulk.FirstSecondShare != 0.6 || bulk.Outages != 3 || bulk.StallP99 != 250 {
+		t.Errorf("bulk: Jain %v, first second %v, outages %+v", bulk.Jain, bulk.FirstSecondShare, bulk.OutageFigures)
 	}
 	if objs.P50OfRTT != 1 || objs.P99OfRTT != 2 || objs.StallMSMax != 328 {
 		t.Errorf("objects: %+v", objs.ObjectFigures)

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
+	"time"
 )
 
 // Result is one run of a workload: the object that "landbridge lab run --json" prints. Fields that do not apply to the
@@ -15,7 +16,7 @@ import (
 type Result struct {
 	Scenario string   `json:"scenario"`
 	Workload string   `json:"workload"` // bulk or objects
-	Via      string   `json:"via"`      // landbridge or direct
+	Via      string   `json:"via"`      // one of ViaNames
 	Seed     uint64   `json:"seed"`
 	Seconds  float64  `json:"seconds"` // measured
 	Agent    bool     `json:"agent"`   // the client sits behind an agent and its two access links
@@ -24,16 +25,20 @@ type Result struct {
 	Congestion string `json:"congestion"`
 	Flows      int    `json:"flows,omitempty"`
 	Upload     bool   `json:"upload,omitempty"`
+	// Jain is the fairness index of the flows' goodput, where there are several.
+	Jain float64 `json:"jain,omitempty"`
 
 	GoodputMbit     float64 `json:"goodput_mbit"`      // payload at the receiver
 	FirstSecondMbit float64 `json:"first_second_mbit"` // the same in the first second
-	LimitMbit       float64 `json:"limit_mbit"`        // what loss-free TCP could carry in what the loss leaves
-	OfLimit         float64 `json:"of_limit"`
-	PayloadBytes    int64   `json:"payload_bytes"`
-	SHA256OK        bool    `json:"sha256_ok"`     // every byte checked against what the sender sent
-	FirstByteMS     float64 `json:"first_byte_ms"` // from the first dial to the first payload byte
-	StallMSMax      float64 `json:"stall_ms_max"`
-	// WireBytes are Ethernet bytes that left the border links' queues, both directions; WireOverhead is their ratio to
+	// FirstSecondShare is the first second's goodput over that of the rest of the run.
+	FirstSecondShare float64 `json:"first_second_share,omitempty"`
+	LimitMbit        float64 `json:"limit_mbit"` // what loss-free TCP could carry in what the loss leaves
+	OfLimit          float64 `json:"of_limit"`
+	PayloadBytes     int64   `json:"payload_bytes"`
+	SHA256OK         bool    `json:"sha256_ok"`     // every byte checked against what the sender sent
+	FirstByteMS      float64 `json:"first_byte_ms"` // from the first dial to the first payload byte
+	StallMSMax       float64 `json:"stall_ms_max"`
+	// WireBytes are Ethernet bytes that left the border links' queues, both directions, a competitor's too; WireOverhead is their ratio to
 	// the payload: 1.00 would be nothing but payload.
 	WireBytes    uint64  `json:"wire_bytes"`
 	WireOverhead float64 `json:"wire_overhead"`
@@ -42,6 +47,10 @@ type Result struct {
 	Paths map[string]PathResult `json:"paths"`
 
 	*ObjectFigures
+	*OutageFigures
+
+	Competitor *CompetitorResult `json:"competitor,omitempty"`
+	Steps      []StepResult      `json:"steps,omitempty"`
 
 	CPUSeconds map[string]float64 `json:"cpu_seconds"` // user and system time of each process during the run
 	// OtherCPU is the processor time of everything else on the machine, interrupts included.
@@ -56,6 +65,7 @@ type PathResult struct {
 	Sent       uint64  `json:"sent"`        // frames put on the wire
 	Lost       uint64  `json:"lost"`        // of those: lost on it, outages included
 	QueueDrops uint64  `json:"queue_drops"` // frames dropped before the wire because the queue was full
+	Policed    uint64  `json:"policed"`     // and because a policer had no token for them
 	SentBytes  uint64  `json:"sent_bytes"`
 	ToClient   uint64  `json:"to_client_bytes"` // of SentBytes
 	ToOrigin   uint64  `json:"to_origin_bytes"`
@@ -76,6 +86,12 @@ type ObjectFigures struct {
 	FreshP99     float64 `json:"fresh_p99_ms"`
 	P50OfRTT     float64 `json:"p50_of_rtt"`
 	P99OfRTT     float64 `json:"p99_of_rtt"`
+}
+
+// OutageFigures are a Result's part where links go dark again and again: the longest stall around each outage.
+type OutageFigures struct {
+	Outages  int     `json:"outages"`
+	StallP99 float64 `json:"stall_ms_p99"`
 }
 
 // Failed says why the run counts as failed, or nothing: a byte that differs, or a flow or object that failed.
@@ -99,6 +115,15 @@ func (r *Result) setBulk(b BulkResult) {
 	r.SHA256OK = b.SumOK
 	r.FirstByteMS = millis(b.FirstByte)
 	r.StallMSMax = millis(b.StallMax)
+	if rest := b.Elapsed - time.Second; rest > 0 && b.Bytes > b.FirstSecond {
+		r.FirstSecondShare = round(float64(b.FirstSecond)*rest.Seconds()/float64(b.Bytes-b.FirstSecond), 3)
+	}
+	if len(b.FlowBytes) > 1 {
+		r.Jain = round(Jain(b.FlowBytes), 4)
+	}
+	if len(b.Stalls) > 0 {
+		r.OutageFigures = &OutageFigures{Outages: len(b.Stalls), StallP99: millis(Quantile(b.Stalls, 0.99))}
+	}
 	r.Errors = append(r.Errors, b.Errors...)
 }
 
@@ -166,16 +191,16 @@ func (r *Result) WriteTable(w io.Writer) error {
 	var b strings.Builder
 	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	row := func(name, format string, args ...any) { fmt.Fprintf(t, name+"\t"+format+"\n", args...) }
-	way := "via " + r.Via
-	if r.Via == ViaDirect {
-		way = fmt.Sprintf("direct over %s (%s)", strings.Join(r.Carriers, "+"), r.Congestion)
-	}
+	way := fmt.Sprintf("via %s over %s", r.Via, strings.Join(r.Carriers, "+"))
 	behind := "client - agent - sha"
 	if !r.Agent {
 		behind = "client - sha"
 	}
 	row("run", "%s %s, seed %d, %.1f s, %s, %s", r.Scenario, r.Workload, r.Seed, r.Seconds, way, behind)
 	row("goodput", "%.1f Mbit/s of %.1f possible (%.2f), first second %.1f", r.GoodputMbit, r.LimitMbit, r.OfLimit, r.FirstSecondMbit)
+	if r.Flows > 1 {
+		row("flows", "%d, Jain index %.3f", r.Flows, r.Jain)
+	}
 	if o := r.ObjectFigures; o != nil {
 		row("best path", "%.1f ms round trip", r.BestPathRTT)
 		row("warm objects", "%d: p50 %.0f  p90 %.0f  p99 %.0f  max %.0f ms (p50 %.2f, p99 %.2f of the best path)",
@@ -183,6 +208,15 @@ func (r *Result) WriteTable(w io.Writer) error {
 		row("fresh objects", "%d: p50 %.0f  p90 %.0f  p99 %.0f ms", o.FreshObjects, o.FreshP50, o.FreshP90, o.FreshP99)
 	} else {
 		row("longest stall", "%.0f ms (first byte after %.0f ms)", r.StallMSMax, r.FirstByteMS)
+	}
+	if o := r.OutageFigures; o != nil {
+		row("outages", "%d: longest stall around each p99 %.0f ms", o.Outages, o.StallP99)
+	}
+	if c := r.Competitor; c != nil {
+		row("competitor", "%s on %s: %.1f Mbit/s, %.2f of the carrier, %.2f left to the workload", c.Via, c.Carrier, c.GoodputMbit, c.Share, c.WorkloadShare)
+	}
+	for _, s := range r.Steps {
+		row("rate step", "%s", s)
 	}
 	var toClient, toOrigin uint64
 	for _, p := range r.Paths {
@@ -196,7 +230,11 @@ func (r *Result) WriteTable(w io.Writer) error {
 		if p.Sent > 0 {
 			lost = 100 * float64(p.Lost) / float64(p.Sent)
 		}
-		row("  "+name, "%4.1f %% of the bytes, %d frames, %.2f %% lost, %d queue drops, rtt %.0f ms", 100*p.Share, p.Sent, lost, p.QueueDrops, p.RTTMillis)
+		drops := fmt.Sprintf("%d queue drops", p.QueueDrops)
+		if p.Policed > 0 {
+			drops += fmt.Sprintf(", %d policed (%.2f %%)", p.Policed, 100*float64(p.Policed)/float64(p.Policed+p.Sent))
+		}
+		row("  "+name, "%4.1f %% of the bytes, %d frames, %.2f %% lost, %s, rtt %.0f ms", 100*p.Share, p.Sent, lost, drops, p.RTTMillis)
 	}
 	var cpu []string
 	for _, name := range slices.Sorted(maps.Keys(r.CPUSeconds)) {
@@ -220,9 +258,3 @@ func (r *Result) WriteTable(w io.Writer) error {
 	_, err := io.WriteString(w, b.String())
 	return err
 }
-
-// The ways across the border, as --via takes them.
-const (
-	ViaLandbridge = "landbridge"
-	ViaDirect     = "direct"
-)

@@ -20,21 +20,31 @@ import (
 // themselves: a namespace's default can only be one that the machine allows to everybody.
 type kernelNetwork struct{ opt Options }
 
-func (k kernelNetwork) Dial(ctx context.Context, port int) (c net.Conn, err error) {
-	err = wan.InNamespace(k.opt.namespace(machineClient), func() (err error) {
-		d := net.Dialer{Control: congestion(k.opt.Congestion)}
-		d.SetMultipathTCP(false)
-		c, err = d.DialContext(ctx, "tcp", originAt(port).String())
+func (k kernelNetwork) Dial(ctx context.Context, port int) (net.Conn, error) {
+	w := k.opt.way()
+	return dialTCP(ctx, k.opt.namespace(machineClient), k.opt.via().entry(k.opt, port), w.congestion, w.multipath)
+}
+
+func (k kernelNetwork) Listen(port int) (net.Listener, error) {
+	w := k.opt.way()
+	return listenTCP(k.opt.namespace(machineOrigin), originAt(port), w.congestion, w.multipath)
+}
+
+func dialTCP(ctx context.Context, namespace string, at netip.AddrPort, control string, multipath bool) (c net.Conn, err error) {
+	err = wan.InNamespace(namespace, func() (err error) {
+		d := net.Dialer{Control: congestion(control)}
+		d.SetMultipathTCP(multipath)
+		c, err = d.DialContext(ctx, "tcp", at.String())
 		return err
 	})
 	return c, err
 }
 
-func (k kernelNetwork) Listen(port int) (l net.Listener, err error) {
-	err = wan.InNamespace(k.opt.namespace(machineOrigin), func() (err error) {
-		lc := net.ListenConfig{Control: congestion(k.opt.Congestion)}
-		lc.SetMultipathTCP(false)
-		l, err = lc.Listen(context.Background(), "tcp", originAt(port).String())
+func listenTCP(namespace string, at netip.AddrPort, control string, multipath bool) (l net.Listener, err error) {
+	err = wan.InNamespace(namespace, func() (err error) {
+		lc := net.ListenConfig{Control: congestion(control)}
+		lc.SetMultipathTCP(multipath)
+		l, err = lc.Listen(context.Background(), "tcp", at.String())
 		return err
 	})
 	return l, err
@@ -68,7 +78,7 @@ func Run(ctx context.Context, o RunOptions, progress io.Writer) (res *Result, tr
 		progress = io.Discard
 	}
 	begin := time.Now()
-	lab, err := start(ctx, o.Options, false)
+	lab, cold, err := ready(ctx, o.Options)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -77,20 +87,29 @@ func Run(ctx context.Context, o RunOptions, progress io.Writer) (res *Result, tr
 			err = fmt.Errorf("take the lab down: %w", e)
 		}
 	}()
-	nw := kernelNetwork{lab.state.Options}
-	if err := lab.waitReady(ctx, nw); err != nil {
-		return nil, nil, err
-	}
-	cold, err := lab.waitWarm(ctx, warmTimeout)
-	if err != nil {
-		return nil, nil, err
-	}
 	fmt.Fprintf(progress, "lab ready after %.1f s; %s for %.0f s\n", time.Since(begin).Seconds(), o.Workload, o.Window.Seconds())
-	res, trace, err = lab.measure(ctx, nw, o)
+	res, trace, err = lab.measure(ctx, kernelNetwork{lab.state.Options}, o)
 	if err == nil && cold != "" {
-		res.Warnings = append(res.Warnings, fmt.Sprintf("not warm after %v: %s", warmTimeout, cold))
+		res.Warnings = append(res.Warnings, coldWarning(cold))
 	}
 	return res, trace, err
+}
+
+func coldWarning(cold string) string { return fmt.Sprintf("not warm after %v: %s", warmTimeout, cold) }
+
+// ready brings a lab up until payload comes through and the tunnel is warm, and says what was still cold. On error
+// nothing is left behind.
+func ready(ctx context.Context, o Options) (lab *Lab, cold string, err error) {
+	if lab, err = start(ctx, o, false); err != nil {
+		return nil, "", err
+	}
+	if err = lab.waitReady(ctx, kernelNetwork{lab.state.Options}); err == nil {
+		cold, err = lab.waitWarm(ctx, warmTimeout)
+	}
+	if err != nil {
+		return nil, "", errors.Join(err, lab.down())
+	}
+	return lab, cold, nil
 }
 
 // measure runs the workload between two readings of all counters.
@@ -98,19 +117,22 @@ func (lab *Lab) measure(ctx context.Context, nw Network, o RunOptions) (*Result,
 	opt := lab.state.Options
 	res := &Result{
 		Scenario: opt.Scenario, Workload: o.Workload, Via: opt.Via, Seed: opt.Seed, Agent: !opt.NoAgent,
-		Carriers: opt.Carriers, Congestion: opt.Congestion, LimitMbit: limitMbit(lab.links),
+		Carriers: opt.Carriers, Congestion: opt.way().congestion, LimitMbit: steppedLimit(lab.links, o.Steps, o.Window),
 		BestPathRTT: millis(bestPathRTT(lab.links, !opt.NoAgent)),
 	}
 	var before, after reading
 	var beforeErr, afterErr error
+	beside := besides{lab: lab, o: o}
 	var trace *Trace
 	stopTrace := func() *Trace { return nil }
 	onEnd := func() {
 		after, afterErr = lab.reading()
+		beside.end(before.links, after.links)
 		trace = stopTrace()
 	}
 	watch := func(received func() int64) {
 		before, beforeErr = lab.reading()
+		beside.begin(ctx)
 		if o.Trace {
 			stopTrace = lab.startTracer(ctx, o.Upload, received)
 		}
@@ -120,7 +142,8 @@ func (lab *Lab) measure(ctx context.Context, nw Network, o RunOptions) (*Result,
 	case WorkloadBulk:
 		res.Flows, res.Upload = max(o.Flows, 1), o.Upload
 		b, e := RunBulk(ctx, nw, BulkOptions{
-			Seed: opt.Seed, Flows: o.Flows, Upload: o.Upload, Window: o.Window, Bytes: o.Bytes, OnEnd: onEnd, Watch: watch,
+			Seed: opt.Seed, Flows: o.Flows, Upload: o.Upload, Window: o.Window, Bytes: o.Bytes, Cycle: outageCycle(lab.links),
+			OnEnd: onEnd, Watch: watch,
 		})
 		err = e
 		res.setBulk(b)
@@ -129,11 +152,12 @@ func (lab *Lab) measure(ctx context.Context, nw Network, o RunOptions) (*Result,
 		err = e
 		res.setObjects(b)
 	}
+	besideErr := beside.close(res)
 	if trace == nil {
 		trace = stopTrace() // the measurement never came to its end
 	}
 	if err == nil {
-		err = errors.Join(beforeErr, afterErr)
+		err = errors.Join(beforeErr, afterErr, besideErr)
 	}
 	if err != nil {
 		if dead := lab.alive(); dead != nil {

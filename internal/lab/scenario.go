@@ -53,6 +53,16 @@ func bestPathRTT(links []wan.Carrier, agent bool) time.Duration {
 	return best
 }
 
+// outageCycle is how often the links' outages come, 0 if none comes again and again.
+func outageCycle(links []wan.Carrier) (cycle time.Duration) {
+	for _, l := range links {
+		for _, o := range l.Impairment.Outages {
+			cycle = max(cycle, o.Every)
+		}
+	}
+	return cycle
+}
+
 // bestCarrier is the carrier on which a plain TCP bulk transfer goes fastest: the least of the link's rate and of what
 // the loss lets a Reno-like sender reach (Mathis et al. 1997, MSS/RTT x 1.22/sqrt(loss)). On lossy long paths CUBIC
 // falls back to that very rate. Ties go to the shorter path.
@@ -60,7 +70,7 @@ func bestCarrier(links []wan.Carrier) string {
 	const mss = 1448
 	best, bestRate, bestDelay := "", -1.0, time.Duration(0)
 	for _, l := range links {
-		rate := float64(l.Impairment.Rate)
+		rate := float64(l.Impairment.Capacity())
 		if loss := l.Impairment.MeanLoss(); loss > 0 {
 			rtt := 2 * l.Impairment.Delay.Seconds()
 			rate = min(rate, mss*8/rtt*1.22/math.Sqrt(loss))

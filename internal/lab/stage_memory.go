@@ -138,7 +138,7 @@ func openMemoryStage(ctx context.Context, o Options) (stage, error) {
 	if err != nil {
 		return nil, err
 	}
-	if o.Via == ViaDirect {
+	if o.Via != ViaLandbridge {
 		return openMemoryDirect(ctx, o)
 	}
 	return openMemoryTunnel(ctx, o)

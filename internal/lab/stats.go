@@ -33,3 +33,17 @@ func round(v float64, digits int) float64 {
 	p := math.Pow(10, float64(digits))
 	return math.Round(v*p) / p
 }
+
+// Jain is the fairness index of the shares, from 1/n (one has everything) to 1 (all have the same); 0 when nobody has
+// anything (Jain, Chiu and Hawe, DEC-TR-301, 1984).
+func Jain(shares []int64) float64 {
+	sum, squares := 0.0, 0.0
+	for _, x := range shares {
+		sum += float64(x)
+		squares += float64(x) * float64(x)
+	}
+	if squares == 0 {
+		return 0
+	}
+	return sum * sum / (float64(len(shares)) * squares)
+}

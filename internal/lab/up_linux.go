@@ -54,7 +54,10 @@ func start(ctx context.Context, o Options, detached bool) (lab *Lab, err error) 
 		return nil, hint.With(fmt.Errorf("%w: it makes network namespaces and TAP devices", ErrPrivilege),
 			"run it with sudo; only \"landbridge lab demo\" has a way without")
 	}
-	if err := findPrograms(&o); err != nil {
+	if o.Programs, err = o.programDir(); err != nil {
+		return nil, err
+	}
+	if err := o.via().check(o); err != nil {
 		return nil, err
 	}
 	for _, m := range o.machines() {
@@ -96,12 +99,7 @@ func start(ctx context.Context, o Options, detached bool) (lab *Lab, err error) 
 			return lab, err
 		}
 	}
-	if o.Via == ViaLandbridge {
-		if err := lab.startTunnel(detached); err != nil {
-			return lab, err
-		}
-	}
-	return lab, nil
+	return lab, o.via().start(ctx, lab, detached)
 }
 
 func inUse(name, why string) error {
@@ -193,11 +191,24 @@ func setUp(e end) error {
 
 func addRoute(r route) error {
 	// No device is named: the kernel finds it by the next hop, whose network it knows.
-	if err := netlink.RouteAdd(&netlink.Route{Dst: ipNet(r.dst), Gw: r.via.AsSlice()}); err != nil {
+	rt := &netlink.Route{Dst: ipNet(r.dst), Gw: r.via.AsSlice()}
+	if r.from.IsValid() {
+		rule := netlink.NewRule()
+		rule.Src = ipNet(netip.PrefixFrom(r.from, r.from.BitLen()))
+		rule.Table = sourceTable + int(r.from.As4()[3])
+		rt.Table = rule.Table
+		if err := netlink.RuleAdd(rule); err != nil {
+			return fmt.Errorf("rule for %v on %s: %w", r.from, r.machine, err)
+		}
+	}
+	if err := netlink.RouteAdd(rt); err != nil {
 		return fmt.Errorf("route %v via %v on %s: %w", r.dst, r.via, r.machine, err)
 	}
 	return nil
 }
+
+// sourceTable is the first of the routing tables by source address: one for each last byte of one.
+const sourceTable = 1000
 
 func ipNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
@@ -339,6 +350,9 @@ func remove(name string) (found bool, err error) {
 		case !errors.Is(e, os.ErrNotExist):
 			err = errors.Join(err, e)
 		}
+	}
+	for _, v := range vias {
+		err = errors.Join(err, v.clear(name))
 	}
 	if _, e := os.Stat(stateDir(name)); e == nil {
 		found = true

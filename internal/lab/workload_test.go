@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"os"
 	"runtime"
@@ -15,6 +17,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/landbridge/landbridge/bench/wan"
 )
 
 // testSeed is fixed unless TEST_SEED says otherwise.
@@ -212,6 +216,103 @@ func TestDeadFlowStallsToTheEnd(t *testing.T) {
 	}
 	if got := rec.stallMax(t0.Add(time.Hour)); got != 9*time.Second {
 		t.Errorf("stall %v, want 9s: flow 2 went quiet at 1 s of 10", got)
+	}
+}
+
+func TestCycleStalls(t *testing.T) {
+	t0 := time.Now()
+	at := func(ms int) time.Time { return t0.Add(time.Duration(ms) * time.Millisecond) }
+	rec := newRecorder(3500 * time.Millisecond)
+	rec.cycle = time.Second
+	if got := rec.cycleStalls(t0); got != nil {
+		t.Errorf("stalls before the first byte: %v", got)
+	}
+	for ms := 0; ms <= 1800; ms += 100 { // flow 1 pauses from 1.8 s to 2.1 s, across a cycle's end
+		rec.add(1, 10, at(ms))
+	}
+	for ms := 2100; ms < 3600; ms += 100 {
+		rec.add(1, 10, at(ms))
+	}
+	rec.add(2, 10, at(2200))
+	rec.add(2, 10, at(2650)) // and dies: that is the last cycle's, which is not a whole one, and the third's
+	want := []time.Duration{100 * time.Millisecond, 300 * time.Millisecond, 850 * time.Millisecond}
+	if got := rec.cycleStalls(t0.Add(time.Hour)); !slices.Equal(got, want) {
+		t.Errorf("stalls %v, want %v", got, want)
+	}
+	if got := rec.flowBytes(4); !slices.Equal(got, []int64{0, 340, 20, 0}) {
+		t.Errorf("bytes by flow %v", got)
+	}
+}
+
+func TestJain(t *testing.T) {
+	for _, tc := range []struct {
+		shares []int64
+		want   float64
+	}{
+		{nil, 0},
+		{[]int64{0, 0}, 0},
+		{[]int64{7, 7, 7}, 1},
+		{[]int64{9, 0, 0}, 1.0 / 3},
+		{[]int64{1, 3}, 0.8},
+	} {
+		if got := Jain(tc.shares); math.Abs(got-tc.want) > 1e-12 {
+			t.Errorf("Jain(%v) = %v, want %v", tc.shares, got, tc.want)
+		}
+	}
+}
+
+func TestCompetitorShare(t *testing.T) {
+	stats := func(ct, cu uint64) []wan.LinkStats {
+		var s [2]wan.LinkStats
+		s[0].Name, s[1].Name = "cu", "ct"
+		s[0].BtoA.DeliveredBytes, s[1].BtoA.DeliveredBytes, s[1].AtoB.DeliveredBytes = cu, ct, 2*ct
+		return s[:]
+	}
+	for _, tc := range []struct {
+		name    string
+		payload int64
+		upload  bool
+		want    float64
+	}{
+		{"a quarter", 1448 * 250, false, 0.25},
+		{"an upload", 1448 * 250, true, 0.125},
+		{"nothing", 0, false, 0},
+		{"more than there was", 1448 * 5000, false, 1},
+	} {
+		c := CompetitorResult{Carrier: "ct"}
+		c.setBytes(tc.payload, stats(1514*100, 5), stats(1514*1100, 1_000_000), tc.upload)
+		if c.Share != tc.want || c.WorkloadShare != 1-tc.want {
+			t.Errorf("%s: %+v, want %v", tc.name, c, tc.want)
+		}
+	}
+}
+
+func TestBesidesOptions(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		set  func(*RunOptions)
+		ok   bool
+	}{
+		{"none", func(*RunOptions) {}, true},
+		{"competitor", func(o *RunOptions) { o.Competitor, o.CompetitorCarrier = ViaTCPBBR, "cu" }, true},
+		{"competitor nowhere", func(o *RunOptions) { o.Competitor = ViaTCPBBR }, false},
+		{"carrier without competitor", func(o *RunOptions) { o.CompetitorCarrier = "cu" }, false},
+		{"competitor of another kind", func(o *RunOptions) { o.Competitor, o.CompetitorCarrier = ViaKCPTun, "cu" }, false},
+		{"competitor on an unused carrier", func(o *RunOptions) {
+			o.Carriers, o.Competitor, o.CompetitorCarrier = []string{"ct"}, ViaTCPCubic, "cu"
+		}, false},
+		{"step", func(o *RunOptions) { o.Steps = []RateStep{{"cm", 1e6, time.Second}} }, true},
+		{"step on an unused carrier", func(o *RunOptions) {
+			o.Carriers, o.Steps = []string{"ct"}, []RateStep{{"cm", 1e6, time.Second}}
+		}, false},
+		{"step after the end", func(o *RunOptions) { o.Steps = []RateStep{{"cm", 1e6, 20 * time.Second}} }, false},
+		{"too many steps", func(o *RunOptions) { o.Steps = slices.Repeat([]RateStep{{"cm", 1e6, time.Second}}, maxSteps+1) }, false},
+	} {
+		o := RunOptions{Workload: WorkloadBulk, Window: 10 * time.Second}
+		tc.set(&o)
+		if err := o.check(); (err == nil) != tc.ok || err != nil && !errors.Is(err, ErrOptions) {
+			t.Errorf("%s: %v", tc.name, err)
+		}
 	}
 }
 

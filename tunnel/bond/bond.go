@@ -88,7 +88,7 @@ func newBond(h *Host, cfg PeerConfig) (*Bond, error) {
 		sessions: make(chan *Session, sessionBacklog),
 		closing:  make(chan struct{}),
 		stopped:  make(chan struct{}),
-		epoch:    uint64(time.Now().UnixMicro()),
+		epoch:    uint64(h.clock().UnixMicro()),
 	}
 	b.id = b.sec.bondID()
 	b.openSeal = b.sec.openAEAD(b.sec.local)
@@ -332,7 +332,7 @@ func (b *Bond) endSession(why string) {
 	s.end()
 	b.host.log.Info("session ended", "peer", b.cfg.Name, "why", why)
 	// A new epoch of ours, so that nothing of the old session can be replayed into the next one.
-	b.epoch = max(b.epoch+1, uint64(time.Now().UnixMicro()))
+	b.epoch = max(b.epoch+1, uint64(b.host.clock().UnixMicro()))
 	if b.cand != nil { // its keys held the old epoch
 		b.cand = newSession(b, b.cand.peerEpoch)
 	}

@@ -40,6 +40,8 @@ type Host struct {
 	key  identity.PrivateKey
 	log  *slog.Logger
 	base time.Time
+	// clock is the node's clock: time.Now but in tests of clocks that differ.
+	clock func() time.Time
 
 	mu      sync.Mutex
 	uplinks map[string]*uplink
@@ -74,13 +76,13 @@ func NewHost(cfg HostConfig) (*Host, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
-	h := &Host{key: cfg.Key, log: cfg.Log, base: time.Now().Add(-time.Second), uplinks: map[string]*uplink{}, bonds: map[uint32]*Bond{}}
+	h := &Host{key: cfg.Key, log: cfg.Log, clock: time.Now, base: time.Now().Add(-time.Second), uplinks: map[string]*uplink{}, bonds: map[uint32]*Bond{}}
 	h.lookup.Store(&map[uint32]*Bond{})
 	return h, nil
 }
 
 func (h *Host) now() (time.Time, stamp) {
-	t := time.Now()
+	t := h.clock()
 	return t, stamp(t.Sub(h.base) / time.Microsecond)
 }
 

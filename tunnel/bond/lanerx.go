@@ -10,27 +10,19 @@ const (
 	// interactiveHold is how long an interactive lane keeps packets behind a hole, so that a repair over another path
 	// is not seen as reordering.
 	interactiveHold = 15 * time.Millisecond
-	// equaliseMargin is kept above the slowest path's delay at the least: queues that come and go under it stay
-	// invisible to QUIC. equaliseShare of the slowest path's round trip is what a packet needs that is lost twice: it
-	// arrives after two rounds of detection and report, 5 one-way delays, and QUIC waits for its acknowledgement for two
-	// of its own round trips, 4 D less the D of the way back; D at 1.55 one-way delays keeps it in time.
-	equaliseMargin = 20 * time.Millisecond
-	equaliseMost   = 100 * time.Millisecond
-	equaliseShare  = 0.275
-	// equaliseDecay is how fast the common delay falls, µs a second, once a path got faster.
-	equaliseDecay = 20_000
-	// activeFor is how long a path counts for the common delay after its last packet of the lane.
-	activeFor = time.Second
-
 	// youngLane is how many packets make a lane's own use of the paths tell. Until then, and for youngFor at the most,
 	// interactive lanes are equalised too: their QUIC window is to grow first.
 	youngLane = 3000
 	youngFor  = 8 * time.Second
 
-	// quic-go remembers 64 lost packets for the undo; with more missing the lane holds the line.
-	holdAt     = 48
-	holdUntil  = 8
-	holdAtMost = 800 * time.Millisecond
+	// With too much missing the lane holds the line: what is there waits, in order, for what is not. quic-go keeps 64
+	// ranges of received packets and acknowledges nothing under them. A lane whose lessons are over lets QUIC see up to
+	// holdHoles. Before, each packet that is late is a loss to QUIC, which remembers 64 of them for the undo.
+	holdHoles      = 50
+	holdHolesUntil = 36
+	holdLate       = 48
+	holdLateUntil  = 8
+	holdAtMost     = 800 * time.Millisecond
 	// deliverQueue bounds the packets ready for QUIC; full only when QUIC stopped reading, and then new ones are not
 	// accepted from the paths (counted; the peer sends them again).
 	deliverQueue = laneWindow
@@ -63,12 +55,15 @@ type laneRx struct {
 	newest stamp // latest send time of the lane's packets and repairs, on this clock
 
 	late      int   // missing under scan
+	holes     int   // runs of them
 	holding   bool  // too much missing at once: in order until it came
 	holdSince stamp // start of the hold
 
 	common    int64 // common delay of an equalised lane, µs against the clock offset; 0 with !haveCommon
 	commonAt  stamp
 	haveDelay bool
+	small     int             // packets under fullSize in a row, without a pause of activeFor
+	lastAt    stamp           // newest packet
 	active    [maxPaths]stamp // newest packet of the lane by path
 
 	lesson lesson
@@ -108,8 +103,8 @@ func (l *laneRx) equalised() bool {
 	return l.class == Bulk || l.class == Interactive && l.young
 }
 
-// source takes a packet off a path: sent is its send time on this clock (against the unknown offset); now for a
-// repetition, which is late anyway.
+// source takes a packet off a path: sent is its send time on this clock (against the unknown offset), of a repetition
+// that of the first time (see sentAbout).
 func (l *laneRx) source(now stamp, seq uint64, payload []byte, sent stamp) {
 	if l.bornAt == 0 {
 		l.bornAt = now
@@ -121,6 +116,12 @@ func (l *laneRx) source(now stamp, seq uint64, payload []byte, sent stamp) {
 		return
 	}
 	l.received++
+	if len(payload) >= fullSize || now-l.lastAt > us(activeFor) {
+		l.small = 0
+	} else {
+		l.small++
+	}
+	l.lastAt = now
 	l.newest = max(l.newest, sent)
 	if l.dec != nil {
 		l.rec = l.dec.Source(seq, payload, l.rec[:0])
@@ -137,24 +138,26 @@ func (l *laneRx) repair(now stamp, first uint64, n int, key uint32, symbol []byt
 	return err
 }
 
-// putRecovered stores what the decoder recovered. Its send time is lost with it: that of the next packet known stands in,
-// or the newest of the lane. A recovered packet must not be handed over early: one short round trip sample would end
-// QUIC's slow start.
+// putRecovered stores what the decoder recovered.
 func (l *laneRx) putRecovered(now stamp) {
 	for i := range l.rec {
 		p := &l.rec[i]
-		at := l.newest
-		for s := p.Seq + 1; s < l.high && s < p.Seq+64; s++ {
-			if q := l.slot(s); q.state != slotMissing {
-				at = q.due - stamp(l.common)
-				break
-			}
-		}
-		if l.put(now, p.Seq, p.Payload, at) {
+		if l.put(now, p.Seq, p.Payload, l.sentAbout(p.Seq)) {
 			l.recovered++
 		}
 		p.Payload = nil
 	}
+}
+
+// sentAbout is when a packet was first sent of which only a repair or a repetition came: as the next packet known, or
+// the newest of the lane. It must not be handed over early: one short round trip sample would end QUIC's slow start.
+func (l *laneRx) sentAbout(seq uint64) stamp {
+	for s := max(seq+1, l.scan); s < l.high && s < seq+64; s++ {
+		if q := l.slot(s); q.state == slotHeld {
+			return q.due - stamp(l.common)
+		}
+	}
+	return l.newest
 }
 
 // put stores a packet in its slot unless it is there already or outside the window.
@@ -194,8 +197,15 @@ func (l *laneRx) put(now stamp, seq uint64, payload []byte, sent stamp) bool {
 	if seq < l.scan { // late: at once, out of order
 		l.late--
 		l.lateCount++
+		l.holes--
+		if seq > 0 && l.slot(seq-1).state == slotMissing && seq-1 >= l.cum {
+			l.holes++
+		}
+		if seq+1 < l.scan && l.slot(seq+1).state == slotMissing {
+			l.holes++
+		}
 		l.hand(s)
-		if l.holding && l.late <= holdUntil {
+		if l.holding && !l.tooMany(0, holdHolesUntil, holdLateUntil) {
 			l.holding = false
 		}
 	}
@@ -252,53 +262,29 @@ func (l *laneRx) releaseInLine(now stamp) stamp {
 		if due := l.slot(next).due; due > now {
 			return due
 		}
-		if l.late+int(next-l.scan) > holdAt && l.class != Realtime {
+		if l.class != Realtime && l.tooMany(int(next-l.scan), holdHoles, holdLate) {
 			l.holding, l.holdSince = true, now
 			l.holds++
 			continue
 		}
 		l.late += int(next - l.scan)
+		l.holes++
 		l.scan = next
 	}
 	return 0
 }
 
-// margin is what the common delay of a lane keeps above the slowest path, given that path's round trip.
-func margin(rtt time.Duration) time.Duration {
-	return min(max(equaliseMargin, time.Duration(equaliseShare*float64(rtt))), equaliseMost)
-}
-
-// equalise sets the common delay from the paths that carry the lane; above is the margin over the slowest.
-func (l *laneRx) equalise(now stamp, paths []*pathRx, above time.Duration) {
-	var most int64
-	have := false
-	for _, p := range paths {
-		if p == nil || now-p.lastAt > us(activeFor) {
-			continue
-		}
-		// A young lane reckons with every path, or its round trip would grow while it spreads and end QUIC's slow start.
-		if l.received >= youngLane && (l.active[p.id] == 0 || now-l.active[p.id] > us(activeFor)) {
-			continue
-		}
-		base, edge := p.delay.base(), p.delay.edge()
-		if l.received < youngLane/4 { // the queue of a path's startup is about to go
-			edge = min(edge, base+int64(us(above)))
-		}
-		d := max(base+int64(us(above)), edge+int64(us(2*time.Millisecond)))
-		if !have || d > most {
-			most, have = d, true
-		}
-	}
-	if !have {
-		return
-	}
-	if !l.haveDelay || most > l.common {
-		l.common, l.haveDelay = most, true
+// tooMany tells whether QUIC would miss too much with n packets more passed over.
+func (l *laneRx) tooMany(n, holes, late int) bool {
+	if n > 0 {
+		n, holes = l.late+n, holes-1
 	} else {
-		fall := int64(now-l.commonAt) * equaliseDecay / 1_000_000
-		l.common = max(most, l.common-fall)
+		n = l.late
 	}
-	l.commonAt = now
+	if l.lesson.left == 0 {
+		return l.holes > holes
+	}
+	return n > late
 }
 
 // section returns the lane's part of a report; ranges is appended to the backing store.

@@ -78,12 +78,12 @@ func newLaneTx(id uint8, class Class) *laneTx {
 	return l
 }
 
-// fecLimits holds the repair overhead a class may spend (DESIGN section 6). Bulk has time for retransmission, which
-// costs only what was lost, and takes FEC when even the repetitions get lost.
+// fecLimits holds the repair overhead a class may spend (DESIGN section 6). Bulk has time for repetitions, which cost only
+// what was lost: it takes repair for shelter alone (see setShelter).
 var fecLimits = [...]fec.Limits{
 	Realtime:    fec.RealtimeLimits,
 	Interactive: fec.InteractiveLimits,
-	Bulk:        fec.BulkLimits,
+	Bulk:        {},
 }
 
 func (l *laneTx) entry(seq uint64) *outPacket {

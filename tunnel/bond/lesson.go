@@ -20,7 +20,9 @@ const (
 	lessons = 5
 	// lessonSize is the least length of a packet that surely asks for an acknowledgement.
 	lessonSize = 1000
-	// lessonWait and lessonPause are in round trips: each step compares with up to 12/8, and the undo takes one more.
+	// lessonWait and lessonPause are in round trips: each step compares with up to 12/8, and the undo takes one more. What
+	// is later than about a round trip QUIC does not take any more: it forgets the ranges whose acknowledgement was
+	// acknowledged.
 	lessonWait  = 0.85
 	lessonPause = 1.3
 )
@@ -31,7 +33,12 @@ func (l *Lane) teach() {
 	if c == nil || l.rx.lesson.left == 0 || !l.rx.equalised() {
 		return
 	}
-	l.rx.lesson.wait = time.Duration(lessonWait * float64(c.ConnectionStats().SmoothedRTT))
+	// This side sends little: its connection may not know yet that the round trip has become shorter.
+	_, rtt := l.s.capacity()
+	if seen := c.ConnectionStats().SmoothedRTT; rtt == 0 || seen < rtt {
+		rtt = seen
+	}
+	l.rx.lesson.wait = time.Duration(lessonWait * float64(rtt))
 }
 
 // take decides whether the packet, due at the given time, is to wait, and keeps it then.

@@ -58,26 +58,67 @@ func addrs(i int) (a, b netip.AddrPort) {
 }
 
 func newWorld(t testing.TB, seed uint64, links ...wan.Impairment) *world {
+	return newWorldOf(t, seed, worldConfig{links: bothWays(links...)})
+}
+
+// worldLink is what a link does to each direction; downloads go from b to a.
+type worldLink struct{ aToB, bToA wan.Impairment }
+
+func bothWays(imps ...wan.Impairment) []worldLink {
+	var ls []worldLink
+	for _, imp := range imps {
+		ls = append(ls, worldLink{imp, imp})
+	}
+	return ls
+}
+
+// worldConfig is what a world may have beside links.
+type worldConfig struct {
+	links          []worldLink
+	clockA, clockB skew
+}
+
+// skew is how a node's clock differs from the world's.
+type skew struct {
+	ahead    time.Duration
+	driftPPM float64
+}
+
+func (k skew) clock() func() time.Time {
+	start := time.Now()
+	return func() time.Time {
+		run := time.Since(start)
+		return start.Add(run + k.ahead + time.Duration(float64(run)*k.driftPPM/1e6))
+	}
+}
+
+func newWorldOf(t testing.TB, seed uint64, cfg worldConfig) *world {
 	w := &world{t: t, net: wan.NewNetwork(seed)}
 	ka, kb := testKey(1), testKey(2)
 	if ka.Public().Compare(kb.Public()) > 0 {
 		ka, kb = kb, ka
 	}
-	for i, imp := range links {
-		a, b := addrs(i)
-		l, err := w.net.Connect(a.Addr(), b.Addr(), imp, imp)
-		if err != nil {
-			t.Fatal(err)
-		}
-		w.links = append(w.links, l)
-		w.names = append(w.names, fmt.Sprintf("p%d", i))
+	for _, l := range cfg.links {
+		w.connect(l)
 	}
-	w.a = w.start(ka, kb.Public(), true)
-	w.b = w.start(kb, ka.Public(), false)
+	w.a = w.start(ka, kb.Public(), true, cfg.clockA)
+	w.b = w.start(kb, ka.Public(), false, cfg.clockB)
 	return w
 }
 
-func (w *world) start(key identity.PrivateKey, peer identity.PublicKey, isA bool) *side {
+// connect adds a link to the network; hosts that run already do not use it by themselves.
+func (w *world) connect(l worldLink) {
+	i := len(w.links)
+	a, b := addrs(i)
+	link, err := w.net.Connect(a.Addr(), b.Addr(), l.aToB, l.bToA)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.links = append(w.links, link)
+	w.names = append(w.names, fmt.Sprintf("p%d", i))
+}
+
+func (w *world) start(key identity.PrivateKey, peer identity.PublicKey, isA bool, k skew) *side {
 	level := slog.LevelWarn
 	if testing.Verbose() {
 		level = slog.LevelInfo
@@ -85,6 +126,9 @@ func (w *world) start(key identity.PrivateKey, peer identity.PublicKey, isA bool
 	h, err := NewHost(HostConfig{Key: key, Log: slog.New(slog.NewTextHandler(w.t.Output(), &slog.HandlerOptions{Level: level}))})
 	if err != nil {
 		w.t.Fatal(err)
+	}
+	if k != (skew{}) {
+		h.clock = k.clock() // the base stays the world's: the nodes' time stamps differ like their clocks
 	}
 	cfg := PeerConfig{Name: "peer", Key: peer}
 	for i := range w.links {

@@ -30,6 +30,13 @@ type pathRx struct {
 	fresh      int   // ack-eliciting packets since the last report
 	dirty      bool  // anything since the last report
 	lastSource stamp
+
+	// what Session.measure keeps: loss over about lossSpan packets, and the greatest rate, packets a second
+	lossShare, peak float64
+	seen            uint64
+	measuredAt      stamp
+	measuredLargest uint64
+	measuredPackets uint32
 }
 
 func newPathRx(id uint8) *pathRx { return &pathRx{id: id, owdMin: math.MaxInt64} }

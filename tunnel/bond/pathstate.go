@@ -3,8 +3,9 @@ package bond
 import "time"
 
 // advance moves the path's state on: up once the peer has answered, suspect when it goes silent, down when it stays
-// so, and back after clean probes and a dwell time that grows with flapping. Called with mu held.
-func (s *Session) advance(at stamp, p *pathTx) {
+// so, and back after clean probes and a dwell time that grows with flapping. What a path that went silent holds is added
+// to s.lost. Called with mu held.
+func (s *Session) advance(now time.Time, at stamp, p *pathTx) {
 	answered := p.acked && p.lastAck >= p.stateSince
 	switch p.state {
 	case PathOpening:
@@ -29,6 +30,9 @@ func (s *Session) advance(at stamp, p *pathTx) {
 		if at-from > us(s.slowestRTT(p)+limit) {
 			p.clean = 0
 			s.setState(at, p, PathSuspect)
+			s.b.host.log.Info("path suspect", "peer", s.b.cfg.Name, "path", p.name)
+			s.lost = p.giveUp(s.lost)
+			p.ctrl.OnSilence(now)
 		}
 	case PathSuspect:
 		switch {
@@ -59,10 +63,22 @@ func (s *Session) setState(at stamp, p *pathTx, to PathState) {
 	if to == PathUp && from != PathOpening || to == PathDown {
 		s.b.host.log.Info("path "+to.String(), "peer", s.b.cfg.Name, "path", p.name, "was", from)
 	}
+	if from == PathUp {
+		s.up--
+	}
+	if to == PathUp {
+		s.up++
+	}
 	p.state, p.stateSince = to, at
 	if to == PathDown || to == PathSuspect {
 		p.clean = 0
 	}
+}
+
+// carries tells whether lane packets may go on a path: while none is up, also on a suspect one, as a bond that fell silent
+// for want of a better path would make QUIC see the pause.
+func (s *Session) carries(p *pathTx) bool {
+	return p.state == PathUp || s.up == 0 && p.state == PathSuspect
 }
 
 // slowestRTT is the longest a report about p may take: out on p, back on any path.

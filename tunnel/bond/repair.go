@@ -19,6 +19,9 @@ func (t *laneTx) onSource(at stamp, seq uint64, payload []byte, path uint8) {
 		t.enc = fec.NewEncoder(fecWindow, maxPacket)
 	}
 	t.enc.Add(seq, payload)
+	if len(payload) < shelterLeast {
+		ratio = t.ctl.Ratio()
+	}
 	t.debt += ratio
 	t.uncovered++
 	t.lastPath = path
@@ -30,13 +33,14 @@ func (t *laneTx) onSource(at stamp, seq uint64, payload []byte, path uint8) {
 
 const (
 	// A bulk lane's least repair ratio while its QUIC window is small: a copy of everything up to shelterFull of what the
-	// bond can carry, half up to shelterHalf, then shelterPerLoss times the loss, at most shelterMost.
-	shelterFull    = 0.15
-	shelterHalf    = 0.5
-	shelterPerLoss = 3
-	shelterMost    = 0.3
+	// bond can carry, half up to shelterHalf.
+	shelterFull = 0.15
+	shelterHalf = 0.5
 	// shelterLoss is the loss from which shelter is worth it.
 	shelterLoss = 0.001
+	// shelterLeast is the least length of a packet that shelter is for: shorter ones are mostly bare acknowledgements, whose
+	// loss QUIC does not count, and a node that only receives sends nothing else for hours.
+	shelterLeast = 160
 	// interactiveNeed is the window in bytes that makes an interactive lane grown.
 	interactiveNeed = 512 << 10
 )
@@ -52,7 +56,7 @@ func (s *Session) setShelter(l *Lane) {
 	}
 	var loss float64
 	for _, p := range s.b.paths {
-		if p.usable() {
+		if p.usable() && !(l.tx.class == Bulk && s.leftOut(p)) {
 			loss = max(loss, p.lossShort)
 		}
 	}
@@ -69,8 +73,6 @@ func (s *Session) setShelter(l *Lane) {
 		l.tx.shelter = 1
 	case grown < shelterHalf:
 		l.tx.shelter = 0.5
-	case grown < 1.2 && l.tx.class == Bulk:
-		l.tx.shelter = min(shelterMost, max(0.05, shelterPerLoss*loss))
 	}
 }
 
@@ -78,9 +80,6 @@ func (s *Session) setShelter(l *Lane) {
 func (t *laneTx) fecHold() time.Duration {
 	if t.enc == nil || t.shelter > 0 {
 		return 0 // sheltered lanes want the packet back soonest, by whatever way
-	}
-	if t.class == Bulk {
-		return 40 * time.Millisecond
 	}
 	return 25 * time.Millisecond
 }

@@ -29,6 +29,12 @@ const (
 	bulkFloor = 10
 	// tailRetry is the sender's own timer: a packet without any word for this long beyond a round trip is sent again.
 	tailRetry = 60 * time.Millisecond
+	// copyDebt is how far ahead of its pacer a path may be for the second copy of a packet.
+	copyDebt = 5 * time.Millisecond
+	// copyAfter is how much later the second copy goes where there is only one path: a burst of loss is over by then.
+	// maxCopies bounds those that wait; more are not made.
+	copyAfter = 12 * time.Millisecond
+	maxCopies = 1024
 	// leftOutDelay and leftOutShare: a path that is later than the best by more than the one and carries less than the
 	// other of the bond's rate would cost a bulk lane more in round trip than it brings.
 	leftOutDelay = 150 * time.Millisecond
@@ -167,13 +173,7 @@ func (s *Session) tick(now time.Time, at stamp) {
 	s.lost = s.lost[:0]
 	starting := false
 	for _, p := range b.paths {
-		before := p.state
-		s.advance(at, p)
-		if p.state == PathSuspect && before == PathUp {
-			b.host.log.Info("path suspect", "peer", b.cfg.Name, "path", p.name)
-			s.lost = p.giveUp(s.lost)
-			p.ctrl.OnSilence(now)
-		}
+		s.advance(now, at, p)
 		s.probe(now, at, p)
 		starting = starting || (p.state == PathOpening && at-s.since < us(time.Second)) ||
 			(p.state == PathUp && p.ctrl.State() == rateStartup)
@@ -182,9 +182,11 @@ func (s *Session) tick(now time.Time, at stamp) {
 	s.tailTimer(at)
 	s.handleLost(at)
 	s.runDeferred(at)
+	s.runCopies(now, at)
+	s.measure(at)
 	for _, l := range s.live {
 		if l.rx.equalised() {
-			l.rx.equalise(at, s.rx[:], margin(s.slowest()))
+			s.equalise(at, l.rx)
 		}
 		l.tx.feedFEC(now)
 		s.setShelter(l)
@@ -428,16 +430,36 @@ func (s *Session) sendAgain(now time.Time, at stamp, l *Lane) (bool, stamp) {
 	}
 	l.tx.again.pop()
 	o.queued = false
-	first := o.path
 	s.transmit(now, at, l, seq, o, p)
 	l.tx.resent++
 	if (o.tries > 2 || l.tx.shelter > 0 && p.lossShort > 0.01) && s.b.out.room() {
 		// Not the first repetition any more, or one that must not fail: over two paths at once.
-		if q, _ := s.pick(at, pickAgain, o.buf.n, p.id); q != nil && q != p && (q.id != first || len(s.b.paths) < 3) {
-			s.b.emit(now, at, q, header{kind: kindSource, lane: l.id, aux: auxAgain, laneSeq: uint32(seq)}, o.buf.bytes(), true, false)
+		if q := s.other(at, p, o.buf.n); q != nil {
+			s.copy(now, at, q, l, seq, o)
+		} else if s.up < 2 && s.copies.len() < maxCopies {
+			s.copies.push(deferredLoss{lostRef{lane: l.id, seq: seq, path: p.id}, at + us(copyAfter)})
 		}
 	}
 	return true, 0
+}
+
+// copy sends a lane packet once more without expecting word of this copy.
+func (s *Session) copy(now time.Time, at stamp, p *pathTx, l *Lane, seq uint64, o *outPacket) {
+	s.b.emit(now, at, p, header{kind: kindSource, lane: l.id, aux: auxAgain, laneSeq: uint32(seq)}, o.buf.bytes(), true, false)
+}
+
+// runCopies sends the second copies that had only one path to go on. Called with mu held.
+func (s *Session) runCopies(now time.Time, at stamp) {
+	for s.copies.len() > 0 && s.copies.front().due <= at && s.b.out.room() {
+		d := s.copies.pop()
+		p, l := s.b.paths[d.ref.path], s.lanes[d.ref.lane]
+		if l == nil || !p.usable() || p.full() {
+			continue
+		}
+		if o := l.tx.entry(d.ref.seq); o != nil && o.buf != nil {
+			s.copy(now, at, p, l, d.ref.seq, o)
+		}
+	}
 }
 
 func (s *Session) transmit(now time.Time, at stamp, l *Lane, seq uint64, o *outPacket, p *pathTx) {
@@ -525,7 +547,7 @@ func (s *Session) pick(at stamp, how pickMode, n int, avoid uint8) (*pathTx, sta
 	var best *pathTx
 	var bestScore, wait stamp
 	for _, p := range s.b.paths {
-		if !p.usable() || p.inflight+int64(size) > p.ctrl.InflightCap() || p.full() ||
+		if !s.carries(p) || p.inflight+int64(size) > p.ctrl.InflightCap() || p.full() ||
 			(!p.validated && p.unvalBytes+size > maxUnvalidated) {
 			continue
 		}
@@ -544,11 +566,7 @@ func (s *Session) pick(at stamp, how pickMode, n int, avoid uint8) (*pathTx, sta
 			}
 			continue
 		}
-		score := max(p.nextFree, at) + stamp(int64(size)*8_000_000/max(p.ctrl.Bandwidth(), 100_000)) + stamp(p.owdRel)
-		score += stamp(p.owdVar)
-		if how == pickAgain {
-			score += stamp(p.lossShort * float64(us(p.rtt)))
-		}
+		score := s.arrival(at, p, size, how == pickAgain)
 		if p.id == avoid {
 			score += us(20 * time.Millisecond)
 		}
@@ -563,6 +581,33 @@ func (s *Session) pick(at stamp, how pickMode, n int, avoid uint8) (*pathTx, sta
 		return nil, best.nextFree
 	}
 	return best, 0
+}
+
+// other is the path but p on which a copy of a packet arrives first. It may go a little into the pacer's debt: two copies
+// are worth more together.
+func (s *Session) other(at stamp, p *pathTx, n int) *pathTx {
+	size := n + headerSize + tagSize + frameOverhead
+	var best *pathTx
+	var bestScore stamp
+	for _, q := range s.b.paths {
+		if q == p || !q.usable() || q.inflight+int64(size) > q.ctrl.InflightCap() || q.full() || !q.validated || q.nextFree > at+us(copyDebt) {
+			continue
+		}
+		if score := s.arrival(at, q, size, true); best == nil || score < bestScore {
+			best, bestScore = q, score
+		}
+	}
+	return best
+}
+
+// arrival is when a packet sent on the path would arrive, against the paths' common offset, with a margin for jitter; on
+// a repetition a loss weighs as a round trip.
+func (s *Session) arrival(at stamp, p *pathTx, size int, again bool) stamp {
+	t := max(p.nextFree, at) + stamp(int64(size)*8_000_000/max(p.ctrl.Bandwidth(), 100_000)) + stamp(p.owdRel) + stamp(p.owdVar)
+	if again {
+		t += stamp(p.lossShort * float64(us(p.rtt)))
+	}
+	return t
 }
 
 // leftOut tells whether a path would cost a bulk lane more than it brings.

@@ -60,8 +60,13 @@ type Session struct {
 	in           report
 	lost         []lostRef
 	deferred     ring[deferredLoss]
+	copies       ring[deferredLoss] // second copies that are to follow the first on its path
 	nextTick     stamp
+	nextMeasure  stamp
+	repairAbove  time.Duration // margin that hides the repetition of most lost packets, with the loss seen
+	repairMost   time.Duration // the same with any loss
 	probeRTT     *pathTx
+	up           int // paths that are
 	turn         int // round robin over the lanes of a class
 	floor        int // packets since bulk last went
 }
@@ -133,7 +138,7 @@ func (s *Session) AcceptLane(ctx context.Context) (*Lane, error) {
 	}
 }
 
-// Capacity returns the estimated rate of all paths that are up, in bits a second as sent, and the round trip that a
+// Capacity returns the estimated rate of the paths that carry bulk, in bits a second as sent, and the round trip that a
 // bulk lane sees; zero before anything is known.
 func (s *Session) Capacity() (bitsPerSec int64, rtt time.Duration) {
 	b := s.b
@@ -144,22 +149,27 @@ func (s *Session) Capacity() (bitsPerSec int64, rtt time.Duration) {
 
 // capacity is Capacity with mu held.
 func (s *Session) capacity() (bitsPerSec int64, rtt time.Duration) {
+	if rtt = s.slowest(); rtt > 0 {
+		rtt += s.bulkMargin(false) + equaliseMargin
+	}
+	return s.rate(), rtt
+}
+
+// rate is what the paths that carry bulk carry together, bits a second. Called with mu held.
+func (s *Session) rate() (bitsPerSec int64) {
 	for _, p := range s.b.paths {
-		if p.usable() {
+		if p.usable() && !s.leftOut(p) {
 			bitsPerSec += p.ctrl.Bandwidth()
 		}
 	}
-	if rtt = s.slowest(); rtt > 0 {
-		rtt += 2 * margin(rtt)
-	}
-	return bitsPerSec, rtt
+	return bitsPerSec
 }
 
-// slowest is the longest base round trip of the paths that are up. Called with mu held.
+// slowest is the longest base round trip of the paths that carry bulk. Called with mu held.
 func (s *Session) slowest() time.Duration {
 	var rtt time.Duration
 	for _, p := range s.b.paths {
-		if p.usable() {
+		if p.usable() && !s.leftOut(p) {
 			rtt = max(rtt, p.rttMin)
 		}
 	}
@@ -314,13 +324,13 @@ func (s *Session) accept(now time.Time, at stamp, u *uplink, addr netip.AddrPort
 		l.rx.active[h.path] = at
 		rx.lastSource = at
 		if !l.rx.haveDelay && l.rx.equalised() {
-			l.rx.equalise(at, s.rx[:], margin(s.slowest()))
+			s.equalise(at, l.rx)
 		}
-		sent := at - stamp(owd)
+		seq, sent := extend(h.laneSeq, l.rx.high), at-stamp(owd)
 		if h.aux == auxAgain {
-			sent = at - stamp(l.rx.common)
+			sent = l.rx.sentAbout(seq)
 		}
-		l.rx.source(at, extend(h.laneSeq, l.rx.high), body, sent)
+		l.rx.source(at, seq, body, sent)
 		l.touched = true
 	case kindRepair:
 		l := s.laneFor(at, h.lane)
@@ -406,7 +416,7 @@ func (s *Session) onReport(now time.Time, at stamp, no uint32, r *report) {
 		}
 		p := b.paths[pr.id]
 		s.lost = p.onReport(now, at, pr, s.lost)
-		s.advance(at, p)
+		s.advance(now, at, p)
 	}
 	for i := range r.lanes {
 		if l := s.lanes[r.lanes[i].id]; l != nil {
@@ -424,10 +434,7 @@ func (s *Session) handleLost(at stamp) {
 			continue
 		}
 		o := l.tx.entry(ref.seq)
-		again := o != nil && o.tries > 1
-		if l.tx.class != Bulk || again {
-			l.tx.lostSince++
-		}
+		l.tx.lostSince++
 		if o == nil || o.buf == nil {
 			continue // repaired meanwhile
 		}
@@ -444,9 +451,7 @@ func (s *Session) handleLost(at stamp) {
 }
 
 func (s *Session) retransmit(l *Lane, seq uint64) {
-	if l.tx.class != Bulk || l.tx.entry(seq).tries > 1 {
-		l.tx.badSince++
-	}
+	l.tx.badSince++
 	if l.tx.class == Realtime {
 		return // of no use by then
 	}

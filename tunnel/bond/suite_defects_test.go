@@ -1,0 +1,123 @@
+package bond
+
+import (
+	"testing"
+	"time"
+)
+
+// Defects that the simulated suite found, each with a small test of its own.
+
+// A path that goes silent gives up what it holds, whoever notices first: the tick or a report that came over another path.
+// When the report did, the packets waited until the path was back.
+func TestSilentPathGivesUpWhatItHolds(t *testing.T) {
+	seed := testSeed(t)
+	inBubble(t, func(t *testing.T) {
+		w := newWorldOf(t, seed, worldConfig{links: simLinks("clean")})
+		defer w.close()
+		sa, sb := w.sessions()
+		<-sa.Started()
+		<-sb.Started()
+		p := w.lane(sa, sb, Bulk)
+		defer p.close()
+		p.transfer(t, seed, time.Second)
+		b := w.b.bond
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		path := b.paths[0]
+		now, at := b.host.now()
+		sb.lost = sb.lost[:0]
+		b.emit(now, at, path, header{kind: kindSource, lane: uint8(p.lb.ID()), laneSeq: 7}, make([]byte, 100), true, true)
+		b.out.n = 0 // it never leaves: the path is silent
+		later := at + us(time.Second)
+		sb.onReport(now.Add(time.Second), later, sb.lastReportNo+1, &report{paths: []pathReport{{
+			id: path.id, largest: uint32(path.largest), packets: path.lastPackets, bytes: path.lastBytes, at: path.lastRecv,
+		}}})
+		if path.state != PathSuspect {
+			t.Fatalf("a path silent for a second is %v, want suspect", path.state)
+		}
+		if path.low != path.next || path.inflight != 0 {
+			t.Errorf("a silent path still holds %d datagrams and %d bytes, want none", path.next-path.low, path.inflight)
+		}
+	})
+}
+
+// A path that carries no bulk has no say in what a bulk lane needs: in the scenario skewed, the round trip and the loss of
+// the third carrier, which is left out, kept lanes sheltered for good.
+func TestLeftOutPathHasNoSay(t *testing.T) {
+	seed := testSeed(t)
+	inBubble(t, func(t *testing.T) {
+		w := newWorldOf(t, seed, worldConfig{links: simLinks("skewed")})
+		defer w.close()
+		sa, sb := w.sessions()
+		<-sa.Started()
+		<-sb.Started()
+		time.Sleep(time.Second)
+		rate, rtt := sb.Capacity()
+		if want := int64(120_000_000); rate > want*102/100 || rate < want*9/10 {
+			t.Errorf("capacity %d bit/s, want that of the two paths that carry bulk, %d", rate, want)
+		}
+		if most := 500 * time.Millisecond; rtt > most {
+			t.Errorf("round trip of a bulk lane %v, want that over the two paths, under %v", rtt, most)
+		}
+		w.a.bond.mu.Lock()
+		defer w.a.bond.mu.Unlock()
+		_, at := w.a.host.now()
+		l := newLaneRx(laneID(Bulk, 1), Bulk)
+		sa.equalise(at, l)
+		base := sa.rx[0].delay.base()
+		if d := time.Duration(l.common-base) * time.Microsecond; d < 90*time.Millisecond || d > 260*time.Millisecond {
+			t.Errorf("common delay of a young lane %v above the first path's, want the second's 90 ms and the margin", d)
+		}
+	})
+}
+
+// Bare acknowledgements are not sheltered: the window of a node that only receives never grows, and each of its packets
+// went twice.
+func TestShelterIsNotForAcknowledgements(t *testing.T) {
+	for _, tc := range []struct {
+		size int
+		debt float64
+	}{{60, 0}, {shelterLeast - 1, 0}, {shelterLeast, 1}, {1200, 1}} {
+		l := newLaneTx(laneID(Bulk, 0), Bulk)
+		l.shelter = 1
+		l.onSource(1, 0, make([]byte, tc.size), 0)
+		if l.debt != tc.debt {
+			t.Errorf("a packet of %d bytes in shelter owes %v repairs, want %v", tc.size, l.debt, tc.debt)
+		}
+	}
+}
+
+// While no path is up, a suspect one carries the lanes; with another one up it does not.
+func TestSuspectPathCarriesWhileNoneIsUp(t *testing.T) {
+	seed := testSeed(t)
+	inBubble(t, func(t *testing.T) {
+		w := newWorldOf(t, seed, worldConfig{links: simLinks("clean")[:2]})
+		defer w.close()
+		sa, sb := w.sessions()
+		<-sa.Started()
+		<-sb.Started()
+		time.Sleep(time.Second) // what finding the rate had in flight is answered
+		b := w.b.bond
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		_, at := b.host.now()
+		p, q := b.paths[0], b.paths[1]
+		for _, tc := range []struct {
+			p, q PathState
+			want string
+		}{{PathUp, PathSuspect, p.name}, {PathSuspect, PathUp, q.name}, {PathSuspect, PathDown, p.name}, {PathDown, PathDown, ""}, {PathDown, PathUp, q.name}} {
+			sb.setState(at, p, tc.p)
+			sb.setState(at, q, tc.q)
+			p.nextFree, q.nextFree = at, at
+			for _, how := range []pickMode{pickEarliest, pickSpread, pickAgain} {
+				got := ""
+				if path, _ := sb.pick(at, how, 1000, maxPaths); path != nil {
+					got = path.name
+				}
+				if got != tc.want {
+					t.Errorf("pick %d with paths %v and %v: %q, want %q", how, tc.p, tc.q, got, tc.want)
+				}
+			}
+		}
+	})
+}

@@ -60,7 +60,8 @@ type Path struct {
 	Note   string  `json:"note,omitempty"` // why it is not up
 	RTTMs  float64 `json:"rtt_ms"`
 	// LossTx is that of the last 500 packets or so on the way to the peer, before repair; LossFloor is the part of it that
-	// the rate controller takes for the path's own and not for congestion. LossRx is the same on the way from the peer.
+	// the rate controller takes for the path's own and not for congestion. LossRx is LossTx on the way from the peer, with
+	// what was sent into an outage.
 	LossTx     float64 `json:"loss_tx"`
 	LossFloor  float64 `json:"loss_floor_tx"`
 	LossRx     float64 `json:"loss_rx"`

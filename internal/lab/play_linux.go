@@ -98,14 +98,18 @@ func Status(name string, w io.Writer) error {
 		t.Flush()
 		return err
 	}
-	fmt.Fprintf(t, "\nlink\tdirection\tsent\tMB\tlost\tqueue drops\toutage\tin flight\n")
+	fmt.Fprintf(t, "\nlink\tdirection\tsent\tMB\tlost\tqueue drops\toutage\tin flight\tqueue ms\tstate\n")
 	for _, l := range stats {
 		for _, d := range []struct {
 			name string
 			wan.WayStats
 		}{{"to the origin", l.AtoB}, {"to the client", l.BtoA}} {
-			fmt.Fprintf(t, "%s\t%s\t%d\t%.1f\t%d\t%d\t%d\t%d\n", l.Name, d.name, d.Sent, float64(d.SentBytes)/1e6,
-				d.Lost, d.QueueDrops, d.Outage, d.InFlight)
+			state := "lit"
+			if d.Dark {
+				state = "dark"
+			}
+			fmt.Fprintf(t, "%s\t%s\t%d\t%.1f\t%d\t%d\t%d\t%d\t%.1f\t%s\n", l.Name, d.name, d.Sent, float64(d.SentBytes)/1e6,
+				d.Lost, d.QueueDrops, d.Outage, d.InFlight, millis(d.Queue), state)
 		}
 	}
 	return t.Flush()

@@ -39,6 +39,9 @@ var vias = map[string]via{
 
 func (o Options) via() via { return vias[o.way().name] }
 
+// otherTools are the programs of other projects that the lab starts.
+var otherTools = append([]string{kcptunClient, kcptunServer, singBox, openVPN}, wireGuardPrograms...)
+
 // tool finds another project's program under one of its names: beside Landbridge's own, in the PATH, or where Debian
 // keeps programs for root.
 func tool(o Options, names ...string) (string, error) {

@@ -13,7 +13,7 @@ SECONDS   ?= 20
 
 # What bench-peers measures, and the versions it installs; Debian's are those of its release.
 PEERSCENARIOS ?= clean,typical,heavy,skewed,outage
-PEERSECONDS   ?= 10
+PEERSECONDS   ?= 20
 PEERFLAGS     ?=
 SINGBOX       ?= v1.14.1
 WIREGUARD     ?= v0.0.0-20260522210424-ecfc5a8d5446
@@ -121,7 +121,7 @@ peers: ## other tools to compare with: kcptun, OpenVPN (Debian), sing-box, wireg
 
 .PHONY: bench-peers
 bench-peers: build peers ## Landbridge beside other tools, one table (root); PEERSCENARIOS, PEERSECONDS, PEERFLAGS="--via ..."
-	./bin/landbridge lab compare --scenarios $(PEERSCENARIOS) --seconds $(PEERSECONDS) --out bench-peers $(PEERFLAGS)
+	./bin/landbridge lab compare --scenarios $(PEERSCENARIOS) --seconds $(PEERSECONDS) --object-seconds $(PEERSECONDS) --out bench-peers $(PEERFLAGS)
 
 .PHONY: clean
 clean: ## remove what the targets made

@@ -33,6 +33,9 @@ func CreateNamespace(name string) error {
 		return fmt.Errorf("%w %q: %w", ErrNamespace, name, os.ErrExist)
 	}
 	return onThread(func() error {
+		if err := shareNamespaceDir(); err != nil {
+			return fmt.Errorf("%w %q: create: %w", ErrNamespace, name, err)
+		}
 		ns, err := netns.NewNamed(name)
 		if err != nil {
 			if !errors.Is(err, os.ErrExist) { // made by somebody else meanwhile
@@ -51,6 +54,25 @@ func CreateNamespace(name string) error {
 		}
 		return nil
 	})
+}
+
+// shareNamespaceDir makes the directory a shared mount of its own, as `ip netns
+// add` does where it is not one yet. Were that left to somebody's first `ip netns
+// add` after ours, it would mount the directory over our names, which nobody
+// could remove any more.
+func shareNamespaceDir() error {
+	if err := os.MkdirAll(namespaceDir, 0o755); err != nil {
+		return err
+	}
+	share := func() error { return unix.Mount("", namespaceDir, "none", unix.MS_SHARED|unix.MS_REC, "") }
+	err := share()
+	if err != unix.EINVAL { // not a mount point
+		return err
+	}
+	if err := unix.Mount(namespaceDir, namespaceDir, "none", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("mount %s on itself: %w", namespaceDir, err)
+	}
+	return share()
 }
 
 // DeleteNamespace removes the name; the namespace goes with its last process

@@ -6,10 +6,51 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/exec"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
+
+// TestNamespaceBesideIP does what somebody's first `ip netns add` does to the
+// directory while one of our namespaces exists, on mounts of its own.
+func TestNamespaceBesideIP(t *testing.T) {
+	requireRoot(t)
+	const child = "WAN_TEST_OWN_MOUNTS"
+	if os.Getenv(child) == "" {
+		cmd := exec.Command(os.Args[0], "-test.run=^TestNamespaceBesideIP$", "-test.v")
+		cmd.Env = append(os.Environ(), child+"=1")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
+		if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "--- PASS") {
+			t.Errorf("%v\n%s", err, out)
+		}
+		return
+	}
+	if err := unix.Mount("", "/", "none", unix.MS_PRIVATE|unix.MS_REC, ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("tmpfs", "/run", "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	name := fmt.Sprintf("wanip%d", os.Getpid())
+	if err := CreateNamespace(name); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("", namespaceDir, "none", unix.MS_SHARED|unix.MS_REC, ""); err != nil {
+		if err := unix.Mount(namespaceDir, namespaceDir, "none", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := DeleteNamespace(name); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(namespaceDir + "/" + name); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the name is still there: %v", err)
+	}
+}
 
 func TestNamespaces(t *testing.T) {
 	requireRoot(t)

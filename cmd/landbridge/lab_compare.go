@@ -11,7 +11,7 @@ import (
 // newLabCompareCommand is "landbridge lab compare": the table of ways side by side.
 func newLabCompareCommand(name *string) *cobra.Command {
 	var o lab.CompareOptions
-	var secs float64
+	var bulk, objects float64
 	cmd := &cobra.Command{
 		Use:   "compare",
 		Short: "Measure Landbridge beside other ways across the border, and write one table",
@@ -20,7 +20,8 @@ peers.md and peers.json. A tool that is not on this machine is a row that says s
 first.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			o.Name, o.Window = *name, time.Duration(secs*float64(time.Second))
+			o.Name = *name
+			o.Bulk, o.Objects = time.Duration(bulk*float64(time.Second)), time.Duration(objects*float64(time.Second))
 			c, err := lab.Compare(cmd.Context(), o, cmd.ErrOrStderr())
 			if c != nil {
 				if werr := c.WriteMarkdown(cmd.OutOrStdout()); werr != nil && err == nil {
@@ -34,7 +35,8 @@ first.`,
 	f.StringSliceVar(&o.Scenarios, "scenarios", nil, "scenarios (default clean,typical,heavy,skewed,outage)")
 	f.StringSliceVar(&o.Vias, "via", nil, "ways across the border (default all)")
 	f.StringVar(&o.Carrier, "carrier", "ct", "the carrier of ways that take one")
-	f.Float64Var(&secs, "seconds", 10, "how long to measure each workload")
+	f.Float64Var(&bulk, "seconds", 20, "how long each bulk flow runs")
+	f.Float64Var(&objects, "object-seconds", 20, "how long objects are asked for")
 	f.Uint64Var(&o.Seed, "seed", 1, "seed of losses, jitter and payload")
 	f.StringVar(&o.Dir, "out", "bench-peers", "`directory` for peers.md and peers.json")
 	f.StringVar(&o.Programs, "programs", "", "directory of landbridge-gateway and others' programs (default that of this program)")

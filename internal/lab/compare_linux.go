@@ -20,7 +20,7 @@ func Compare(ctx context.Context, o CompareOptions, progress io.Writer) (*Compar
 		return nil, err
 	}
 	missing := readMissing(o.Dir)
-	c := &Comparison{Made: time.Now(), Seconds: o.Window.Seconds(), Seed: o.Seed}
+	c := &Comparison{Made: time.Now(), Bulk: o.Bulk.Seconds(), Objects: o.Objects.Seconds(), Seed: o.Seed}
 	c.Kernel, c.Go, c.CPUs = hostWords()
 	for i, row := range rows {
 		fmt.Fprintf(progress, "%d of %d: %s, %s over %v\n", i+1, len(rows), row.Scenario, row.Via, row.Carriers)
@@ -48,7 +48,6 @@ func (o *CompareOptions) measure(ctx context.Context, row *ComparisonRow) (err e
 		Options: Options{
 			Name: o.Name, Scenario: row.Scenario, Seed: o.Seed, NoAgent: true, Via: row.Via, Carriers: row.Carriers, Programs: o.Programs,
 		},
-		Window: o.Window,
 	}
 	lab, cold, err := ready(ctx, run.Options)
 	if err != nil {
@@ -58,10 +57,11 @@ func (o *CompareOptions) measure(ctx context.Context, row *ComparisonRow) (err e
 	nw := kernelNetwork{lab.state.Options}
 	for _, w := range []struct {
 		workload string
+		window   time.Duration
 		to       **Result
-	}{{WorkloadObjects, &row.Objects}, {WorkloadBulk, &row.Bulk}} {
-		run.Workload = w.workload
-		wctx, cancel := context.WithTimeout(ctx, o.Window+compareGrace)
+	}{{WorkloadObjects, o.Objects, &row.Objects}, {WorkloadBulk, o.Bulk, &row.Bulk}} {
+		run.Workload, run.Window = w.workload, w.window
+		wctx, cancel := context.WithTimeout(ctx, w.window+compareGrace)
 		res, _, err := lab.measure(wctx, nw, run)
 		cancel()
 		if err != nil {

@@ -20,12 +20,12 @@ func TestComparePlan(t *testing.T) {
 		want []string // nil: an error
 	}{
 		{
-			"some", CompareOptions{Window: time.Second, Scenarios: []string{"clean"}, Vias: []string{ViaLandbridge, ViaMPTCPBBR, ViaKCPTun}, Carrier: "cu"},
+			"some", CompareOptions{Bulk: time.Second, Objects: time.Second, Scenarios: []string{"clean"}, Vias: []string{ViaLandbridge, ViaMPTCPBBR, ViaKCPTun}, Carrier: "cu"},
 			[]string{"landbridge ct+cu+cm", "landbridge cu", "mptcp-bbr ct+cu+cm", "kcptun cu"},
 		},
-		{"unknown way", CompareOptions{Window: time.Second, Vias: []string{"pigeon"}}, nil},
-		{"unknown scenario", CompareOptions{Window: time.Second, Scenarios: []string{"sunny"}}, nil},
-		{"unknown carrier", CompareOptions{Window: time.Second, Carrier: "xx"}, nil},
+		{"unknown way", CompareOptions{Bulk: time.Second, Objects: time.Second, Vias: []string{"pigeon"}}, nil},
+		{"unknown scenario", CompareOptions{Bulk: time.Second, Objects: time.Second, Scenarios: []string{"sunny"}}, nil},
+		{"unknown carrier", CompareOptions{Bulk: time.Second, Objects: time.Second, Carrier: "xx"}, nil},
 		{"no time", CompareOptions{}, nil},
 	} {
 		rows, err := tc.opt.plan()
@@ -37,7 +37,7 @@ func TestComparePlan(t *testing.T) {
 			t.Errorf("%s: %q, %v", tc.name, got, err)
 		}
 	}
-	all := CompareOptions{Window: time.Second}
+	all := CompareOptions{Bulk: time.Second, Objects: time.Second}
 	rows, err := all.plan()
 	if want := 5 * (len(ways) + 1); err != nil || len(rows) != want {
 		t.Errorf("the whole table has %d rows, want %d (%v)", len(rows), want, err)
@@ -63,7 +63,7 @@ func TestComparisonSaysWhatIsMissing(t *testing.T) {
 	rows[0].fail(fmt.Errorf("sing-box: %w", ErrMissing), missing)
 	rows[1].fail(fmt.Errorf("kcptun-client: %w", ErrMissing), missing)
 	rows[2].fail(errors.New("nothing came through"), missing)
-	c := &Comparison{Rows: rows, Seconds: 10}
+	c := &Comparison{Rows: rows, Bulk: 10}
 	if err := c.WriteFiles(dir); err != nil {
 		t.Fatal(err)
 	}

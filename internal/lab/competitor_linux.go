@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/landbridge/landbridge/bench/wan"
@@ -55,12 +56,15 @@ func (lab *Lab) startCompetitor(ctx context.Context, o RunOptions) (*competitor,
 	}
 	started := make(chan struct{})
 	go func() {
-		_, err := RunBulk(ctx, competitorNetwork{lab.state.Options, o.CompetitorCarrier, w.congestion}, BulkOptions{
+		res, err := RunBulk(ctx, competitorNetwork{lab.state.Options, o.CompetitorCarrier, w.congestion}, BulkOptions{
 			Seed: lab.state.Options.Seed, Upload: o.Upload, Window: maxWindow, Watch: func(received func() int64) {
 				c.received = received
 				close(started)
 			},
 		})
+		if err == nil { // the flow is over, and only a failure ends it before its time
+			err = errors.New(strings.Join(res.Errors, "; "))
+		}
 		c.done <- err
 	}()
 	select {

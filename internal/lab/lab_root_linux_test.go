@@ -118,6 +118,30 @@ func TestDownAfterACrash(t *testing.T) {
 				t.Fatal(err)
 			}
 		}},
+		{"another project's program, and the state is lost", func(t *testing.T, lab *Lab) {
+			// A program that ignores its arguments, under the name of one that runs in the namespaces.
+			sleep, err := os.ReadFile("/bin/sleep")
+			if err != nil {
+				t.Fatal(err)
+			}
+			path := filepath.Join(t.TempDir(), wireGuardPrograms[0])
+			if err := os.WriteFile(path, sleep, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			p, err := startProcess(lab.dir, "other", lab.state.Options.namespace(machineFra), true, path, "60")
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() {
+				if p.alive() {
+					p.stop()
+					t.Error("it still ran")
+				}
+			})
+			if err := os.Remove(filepath.Join(lab.dir, stateFile)); err != nil {
+				t.Fatal(err)
+			}
+		}},
 		{"half of it is gone", func(t *testing.T, lab *Lab) {
 			lab.state.Processes[0].stop()
 			if err := os.Remove(lab.socket(emulatorProcess)); err != nil && !os.IsNotExist(err) {

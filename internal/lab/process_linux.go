@@ -184,7 +184,7 @@ func readStat(pid int) (procStat, error) {
 	return procStat{state: f[state][0], start: n[2], cpu: time.Duration(n[0]+n[1]) * clockTick}, nil
 }
 
-// strays lists our processes that belong to a lab without being in its state (the state may be lost): those in its
+// strays lists our processes and other tools' that belong to a lab without being in its state (the state may be lost): those in its
 // namespaces and those whose arguments name its directory. People's shells in the namespaces are not ours.
 func strays(o Options) (pids []int) {
 	var spaces []os.FileInfo
@@ -204,7 +204,8 @@ func strays(o Options) (pids []int) {
 			continue
 		}
 		exe, err := os.Readlink("/proc/" + e.Name() + "/exe")
-		if err != nil || exe != self && !strings.HasPrefix(filepath.Base(exe), "landbridge") {
+		base := filepath.Base(exe)
+		if err != nil || exe != self && !strings.HasPrefix(base, "landbridge") && !slices.Contains(otherTools, base) {
 			continue
 		}
 		cmdline, err := os.ReadFile("/proc/" + e.Name() + "/cmdline")

@@ -2,6 +2,7 @@ package lab
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -22,6 +23,9 @@ const (
 	ViaOpenVPN     = "openvpn"
 	ViaWireGuard   = "wireguard"
 )
+
+// ErrMissing is wrapped by the complaint that this machine lacks what a way across the border needs.
+var ErrMissing = errors.New("not on this machine")
 
 // routing is what the plan has to do for a way.
 type routing int

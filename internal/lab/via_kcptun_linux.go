@@ -30,9 +30,9 @@ func (viaKCPTun) check(o Options) error {
 
 func (viaKCPTun) start(_ context.Context, lab *Lab, detached bool) error {
 	o := lab.state.Options
-	// As people run it on lossy long paths: fastest mode, ten data and three parity shards, windows larger than the
-	// bandwidth-delay product (the defaults would be the limit at 180 ms), smux windows likewise. No compression and no
-	// cipher: the payload is incompressible, and the processor is not what is compared.
+	// As people run it on lossy long paths: fastest mode, ten data and three parity shards. It has no congestion control,
+	// so its window is its rate: the client's default of 512 packets gave 15 Mbit/s where this gives 20 (typical, ct). No
+	// compression and no cipher: the payload is incompressible, and the processor is not what is compared.
 	common := map[string]any{
 		"mode": "fast3", "datashard": 10, "parityshard": 3, "sndwnd": kcptunWindow, "rcvwnd": kcptunWindow,
 		"crypt": "none", "nocomp": true, "mtu": 1400, "smuxver": 2, "smuxbuf": 16 << 20, "streambuf": 8 << 20,

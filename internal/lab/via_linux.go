@@ -2,7 +2,6 @@ package lab
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -40,8 +39,8 @@ var vias = map[string]via{
 
 func (o Options) via() via { return vias[o.way().name] }
 
-// ErrMissing is wrapped by the complaint that this machine lacks what a way across the border needs.
-var ErrMissing = errors.New("not on this machine")
+// otherTools are the programs of other projects that the lab starts.
+var otherTools = append([]string{kcptunClient, kcptunServer, singBox, openVPN}, wireGuardPrograms...)
 
 // tool finds another project's program under one of its names: beside Landbridge's own, in the PATH, or where Debian
 // keeps programs for root.

@@ -55,6 +55,7 @@ func TestUnits(t *testing.T) {
 
 // TestUnitCapabilities: a plain user with the capabilities of the unit can do all a gateway does.
 func TestUnitCapabilities(t *testing.T) {
+	t.Parallel()
 	caps := map[string]uintptr{"CAP_NET_ADMIN": unix.CAP_NET_ADMIN, "CAP_BPF": unix.CAP_BPF, "CAP_PERFMON": unix.CAP_PERFMON, "CAP_NET_RAW": unix.CAP_NET_RAW}
 	u := unit(t, "landbridge-gateway@.service")
 	if u["AmbientCapabilities"][0] != u["CapabilityBoundingSet"][0] {

@@ -118,15 +118,15 @@ gateways:
     region: cn
     public_key: %s
     carriers:
-      ct: {interface: lo, address: 127.0.0.1:%d, rate: 50Mbit}
-      cu: {interface: lo, address: 127.0.0.1:%d, rate: 50Mbit}
+      ct: {interface: lo, address: 127.0.0.1:%d, rate: 8Mbit}
+      cu: {interface: lo, address: 127.0.0.1:%d, rate: 8Mbit}
     lan: [lan0]
   fra:
     region: eu
     public_key: %s
     carriers:
-      ct: {interface: lo, address: 127.0.0.1:%d, rate: 50Mbit}
-      cu: {interface: lo, address: 127.0.0.1:%d, rate: 50Mbit}
+      ct: {interface: lo, address: 127.0.0.1:%d, rate: 8Mbit}
+      cu: {interface: lo, address: 127.0.0.1:%d, rate: 8Mbit}
     lan: [lan0]
 borders:
   - between: [sha, fra]

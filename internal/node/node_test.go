@@ -353,7 +353,7 @@ func TestFaithful(t *testing.T) {
 		return c
 	}
 	t.Run("content", func(t *testing.T) {
-		data := make([]byte, 4<<20)
+		data := make([]byte, 1<<20)
 		_, _ = rand.NewChaCha8([32]byte{7}).Read(data)
 		c := dial()
 		defer c.Close()

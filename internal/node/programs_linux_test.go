@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -48,6 +49,9 @@ type machines struct {
 	dir    string // documents, keys and sockets
 }
 
+// machineSets numbers the machines of tests that run at once.
+var machineSets atomic.Int32
+
 // link is a veth pair; addresses end in .1 and .2 of the networks.
 type link struct {
 	a, aDev, b, bDev string
@@ -80,7 +84,7 @@ func newMachines(t testing.TB) *machines {
 	requireRoot(t)
 	dir, err := os.MkdirTemp("", "lbn") // short: it holds sockets
 	must(t, err)
-	m := &machines{t: t, prefix: fmt.Sprintf("lbn%d-", os.Getpid()), dir: dir}
+	m := &machines{t: t, prefix: fmt.Sprintf("lbn%d.%d-", os.Getpid(), machineSets.Add(1)), dir: dir}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	for _, name := range []string{"client", "sha", "fra", "origin", "plant", "worker"} {
 		must(t, wan.CreateNamespace(m.ns(name)))
@@ -207,18 +211,18 @@ gateways:
     region: cn
     public_key: %s
     carriers:
-      ct: {interface: ct0, address: 10.1.1.1:4500, rate: 50Mbit}
-      cu: {interface: cu0, address: 10.1.2.1:4500, rate: 50Mbit}
+      ct: {interface: ct0, address: 10.1.1.1:4500, rate: 8Mbit}
+      cu: {interface: cu0, address: 10.1.2.1:4500, rate: 8Mbit}
     access:
-      acc1: {interface: acc0, address: 10.2.1.1:4500, rate: 50Mbit}
+      acc1: {interface: acc0, address: 10.2.1.1:4500, rate: 8Mbit}
     lan: [lan0]
     exit: {preserve_source: true}
   fra:
     region: eu
     public_key: %s
     carriers:
-      ct: {interface: ct0, address: 10.1.1.2:4500, rate: 50Mbit}
-      cu: {interface: cu0, address: 10.1.2.2:4500, rate: 50Mbit}
+      ct: {interface: ct0, address: 10.1.1.2:4500, rate: 8Mbit}
+      cu: {interface: cu0, address: 10.1.2.2:4500, rate: 8Mbit}
     lan: [lan0]
     exit: {preserve_source: true}
 borders:
@@ -237,7 +241,7 @@ gateway:
   public_key: %s
   addresses: [10.2.1.1:4500]
 uplinks:
-  isp1: {interface: eth0, address: 10.2.1.2, rate: 50Mbit}
+  isp1: {interface: eth0, address: 10.2.1.2, rate: 8Mbit}
 lan: [lan0]
 prefixes: [10.11.0.0/24, "fd00:11::/64"]
 exit: {preserve_source: true}
@@ -609,6 +613,7 @@ func TestBadInput(t *testing.T) {
 
 // TestInterfaces: a carrier's interface goes and comes back, and so does the LAN's.
 func TestInterfaces(t *testing.T) {
+	t.Parallel()
 	m := newMachines(t)
 	m.serve("origin", "10.20.0.2:80", echo)
 	sha := m.gateway("sha")
@@ -659,6 +664,7 @@ func TestInterfaces(t *testing.T) {
 
 // TestPreserveSource: between sites, in both directions and both families, the destination sees the client itself.
 func TestPreserveSource(t *testing.T) {
+	t.Parallel()
 	m := newMachines(t)
 	peer := func(c *net.TCPConn) {
 		defer c.Close()
@@ -702,6 +708,7 @@ func TestPreserveSource(t *testing.T) {
 
 // TestClosedPort: the client sees a reset, and the exit's log the reason.
 func TestClosedPort(t *testing.T) {
+	t.Parallel()
 	m := newMachines(t)
 	m.serve("origin", "10.20.0.2:80", echo)
 	m.gateway("sha")
@@ -715,6 +722,7 @@ func TestClosedPort(t *testing.T) {
 
 // TestUnprivilegedAgent: without root, an agent offers its proxies.
 func TestUnprivilegedAgent(t *testing.T) {
+	t.Parallel()
 	m := newMachines(t)
 	m.serve("origin", "10.20.0.2:80", echo)
 	m.gateway("sha")
@@ -753,6 +761,7 @@ func TestUnprivilegedAgent(t *testing.T) {
 
 // TestProgramLeaks: 1,000 captured flows leave the programs with the descriptors they had.
 func TestProgramLeaks(t *testing.T) {
+	t.Parallel()
 	m := newMachines(t)
 	m.serve("origin", "10.20.0.2:80", echo)
 	programs := []*program{m.gateway("sha"), m.gateway("fra")}

@@ -322,5 +322,12 @@ func (l *Lane) closeLocked(at stamp) {
 	close(l.closed)
 }
 
+// forget gives back what a closed lane holds. Called with mu held.
+func (l *Lane) forget() {
+	l.tx.release()
+	l.rx.drop()
+	l.conn.Store(nil)
+}
+
 // reusable tells whether the lane's number may be given to a new lane.
 func (l *Lane) reusable(at stamp) bool { return l.closedAt != 0 && at-l.closedAt > us(laneTombstone) }

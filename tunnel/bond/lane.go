@@ -39,6 +39,9 @@ type Lane struct {
 	readDeadline atomic.Int64 // unix ns; 0: none
 	stalled      atomic.Bool  // WriteTo ran into writeStall and nothing moved since
 
+	remote net.Addr                   // made once: quic-go is given it with each packet
+	timer  atomic.Pointer[time.Timer] // of a WriteTo that waited
+
 	conn    atomic.Pointer[quic.Conn]
 	backlog backlog // only used by the reader
 }
@@ -55,7 +58,7 @@ func (a laneAddr) String() string {
 
 func newLane(s *Session, id uint8) *Lane {
 	return &Lane{s: s, id: id, tx: newLaneTx(id, laneClass(id)), rx: newLaneRx(id, laneClass(id)),
-		closed: make(chan struct{}), room: make(chan struct{}, 1)}
+		closed: make(chan struct{}), room: make(chan struct{}, 1), remote: laneAddr{s.b.cfg.Name, id}}
 }
 
 // Class returns the lane's class.
@@ -66,7 +69,7 @@ func (l *Lane) ID() int { return int(l.id) }
 
 // LocalAddr and RemoteAddr name the lane; there is no IP address to it.
 func (l *Lane) LocalAddr() net.Addr  { return laneAddr{"local", l.id} }
-func (l *Lane) RemoteAddr() net.Addr { return laneAddr{l.s.b.cfg.Name, l.id} }
+func (l *Lane) RemoteAddr() net.Addr { return l.remote }
 
 // MaxPacketSize is the largest packet WriteTo takes: what fits every path of the bond.
 func (l *Lane) MaxPacketSize() int {
@@ -118,6 +121,12 @@ func (l *Lane) WriteTo(p []byte, _ net.Addr) (int, error) {
 	b := l.s.b
 	buf := newPacketBuf(p)
 	var timer *time.Timer
+	defer func() {
+		if timer != nil {
+			timer.Stop()
+			l.timer.Store(timer)
+		}
+	}()
 	for {
 		b.mu.Lock()
 		if l.closedAt != 0 {
@@ -132,9 +141,6 @@ func (l *Lane) WriteTo(p []byte, _ net.Addr) (int, error) {
 			if wake {
 				b.wakeup()
 			}
-			if timer != nil {
-				timer.Stop()
-			}
 			return len(p), nil
 		}
 		b.mu.Unlock()
@@ -143,7 +149,11 @@ func (l *Lane) WriteTo(p []byte, _ net.Addr) (int, error) {
 			return len(p), nil
 		}
 		if timer == nil {
-			timer = time.NewTimer(writeStall)
+			if timer = l.timer.Swap(nil); timer == nil {
+				timer = time.NewTimer(writeStall)
+			} else {
+				timer.Reset(writeStall)
+			}
 		}
 		select {
 		case <-l.room:
@@ -310,6 +320,13 @@ func (l *Lane) closeLocked(at stamp) {
 	}
 	l.closedAt = max(at, 1)
 	close(l.closed)
+}
+
+// forget gives back what a closed lane holds. Called with mu held.
+func (l *Lane) forget() {
+	l.tx.release()
+	l.rx.drop()
+	l.conn.Store(nil)
 }
 
 // reusable tells whether the lane's number may be given to a new lane.

@@ -311,6 +311,7 @@ func (l *laneRx) section(ranges []seqRange) (laneReport, []seqRange) {
 	return r, ranges
 }
 
+// drop gives everything back; the lane is closed and its number stays taken for long.
 func (l *laneRx) drop() {
 	if l.lesson.buf != nil {
 		l.lesson.give().free()
@@ -324,4 +325,5 @@ func (l *laneRx) drop() {
 	for l.ready.len() > 0 {
 		l.ready.pop().free()
 	}
+	l.slots, l.dec = nil, nil
 }

@@ -149,6 +149,7 @@ func (l *laneTx) nextAgain() (uint64, *outPacket) {
 	return 0, nil
 }
 
+// release gives everything back; the lane is closed and its number stays taken for long.
 func (l *laneTx) release() {
 	for l.base < l.next {
 		l.forget(&l.out[l.base%laneWindow])
@@ -157,6 +158,7 @@ func (l *laneTx) release() {
 	for l.queue.len() > 0 {
 		l.queue.pop().free()
 	}
+	l.out, l.enc = nil, nil
 }
 
 // ring is a growable first-in-first-out queue; the zero value is empty.

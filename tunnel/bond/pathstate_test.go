@@ -1,8 +1,11 @@
 package bond
 
 import (
+	"runtime"
 	"testing"
 	"time"
+
+	"github.com/landbridge/landbridge/bench/wan"
 )
 
 // TestSilenceSeenByReport: a path that is found silent when a report comes, between two ticks, hands its packets over
@@ -36,6 +39,160 @@ func TestSilenceSeenByReport(t *testing.T) {
 		}
 		if b.paths[0].inflight != 0 {
 			t.Errorf("%d bytes in flight on a path that was given up", b.paths[0].inflight)
+		}
+	})
+}
+
+// TestPathStates: a path that goes dark is suspect after a round trip and suspectAfter, down after downAfter, and back
+// after clean probes and a dwell time that doubles each time, up to dwellMax; a minute of peace forgets it.
+func TestPathStates(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		imp := wan.Impairment{Rate: 20e6, Delay: 40 * time.Millisecond}
+		w := newWorld(t, testSeed(t), imp, imp)
+		defer w.close()
+		sa, sb := w.sessions()
+		<-sa.Started()
+		la, lb := w.rawLane(sa, sb, Bulk)
+		stop := collect(lb)
+		done, end := make(chan int), make(chan struct{})
+		go func() { // traffic on both paths
+			for i := 0; ; i++ {
+				select {
+				case <-end:
+					done <- i
+					return
+				case <-time.After(2 * time.Millisecond):
+				}
+				if _, err := la.WriteTo(stampPacket(make([]byte, 1000), uint64(i)), nil); err != nil {
+					t.Error(err)
+				}
+			}
+		}()
+		time.Sleep(time.Second)
+		b := w.a.bond
+		state := func() PathState {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			return b.paths[0].state
+		}
+		// await returns how long the path took to the state.
+		await := func(want PathState) time.Duration {
+			t.Helper()
+			start := time.Now()
+			until(t, 2*dwellMax, want.String(), func() bool { return state() == want })
+			return time.Since(start)
+		}
+		if state() != PathUp {
+			t.Fatalf("path is %v at first", state())
+		}
+		var last time.Duration
+		for i := range 6 {
+			w.links[0].Darken(true)
+			if took := await(PathSuspect); took < 80*time.Millisecond || took > 80*time.Millisecond+suspectAfter+60*time.Millisecond {
+				t.Errorf("flap %d: suspect after %v", i, took)
+			}
+			if i == 1 {
+				if took := await(PathDown); took < downAfter-20*time.Millisecond || took > downAfter+20*time.Millisecond {
+					t.Errorf("down %v after suspect, want %v", took, downAfter)
+				}
+			}
+			b.mu.Lock()
+			since := b.paths[0].stateSince
+			b.mu.Unlock()
+			w.links[0].Darken(false)
+			await(PathUp)
+			b.mu.Lock()
+			_, at := b.host.now()
+			took, dwell := (at - since).duration(), b.paths[0].dwell
+			b.mu.Unlock()
+			if want := min(dwellMin<<i, dwellMax); dwell != want || took < dwell || took > dwell+time.Second {
+				t.Errorf("flap %d: back after %v, dwell %v, want %v", i, took, dwell, want)
+			}
+			if took < last/2 {
+				t.Errorf("flap %d: back after %v, the one before after %v", i, took, last)
+			}
+			last = took
+			time.Sleep(time.Second)
+		}
+		time.Sleep(dwellForget)
+		w.links[0].Darken(true)
+		await(PathSuspect)
+		b.mu.Lock()
+		if d := b.paths[0].dwell; d != dwellMin {
+			t.Errorf("dwell %v after a minute of peace, want %v", d, dwellMin)
+		}
+		b.mu.Unlock()
+		w.links[0].Darken(false)
+		close(end)
+		sent := <-done
+		time.Sleep(3 * time.Second)
+		exactlyOnce(t, stop(), sent)
+	})
+}
+
+// TestNothingLeaks: sessions and lanes that have ended hold no memory; goroutines would stop the bubble from ending.
+func TestNothingLeaks(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		r := newRig(t, 2, false)
+		heap := func() uint64 {
+			var m runtime.MemStats
+			runtime.GC()
+			runtime.GC()
+			runtime.ReadMemStats(&m)
+			return m.HeapAlloc
+		}
+		lanes := func(n int) {
+			sa, sb := r.a.bond.sess, r.b.bond.sess
+			sa.startDone, sb.startDone = true, true
+			for range n {
+				l, err := sa.OpenLane(Bulk)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for range 300 {
+					if l.tx.queue.len() < laneQueue {
+						_, _ = l.WriteTo(make([]byte, 1000), nil)
+					}
+					r.a.turn()
+					r.b.turn()
+					time.Sleep(time.Millisecond)
+				}
+				l.Close()
+				for _, far := range sb.live {
+					far.Close()
+				}
+				for range 20 {
+					r.a.turn()
+					r.b.turn()
+					time.Sleep(100 * time.Millisecond)
+				}
+			}
+		}
+		r.establish(t)
+		lanes(2)
+		before := heap()
+		lanes(20)
+		if grown := int64(heap()) - int64(before); grown > 4<<20 {
+			t.Errorf("20 lanes that were closed hold %d KB", grown>>10)
+		}
+		for range 20 {
+			r.a.bond.mu.Lock()
+			r.a.bond.endSession("test")
+			r.a.bond.mu.Unlock()
+			r.b.bond.mu.Lock()
+			r.b.bond.endSession("test")
+			r.b.bond.mu.Unlock()
+			time.Sleep(2 * time.Second)
+			for range 10 {
+				r.a.turn()
+				r.b.turn()
+				time.Sleep(100 * time.Millisecond)
+			}
+			r.establish(t)
+			lanes(1)
+		}
+		if grown := int64(heap()) - int64(before); grown > 6<<20 {
+			t.Errorf("20 sessions that ended hold %d KB", grown>>10)
 		}
 	})
 }

@@ -209,8 +209,7 @@ func (s *Session) end() {
 	_, at := s.b.host.now()
 	for _, l := range s.live {
 		l.closeLocked(at)
-		l.tx.release()
-		l.rx.drop()
+		l.forget()
 	}
 	s.live = nil
 	close(s.done)
@@ -225,8 +224,7 @@ func (s *Session) sweep(at stamp) {
 	kept := s.live[:0]
 	for _, l := range s.live {
 		if l.closedAt != 0 && (at-l.closedAt > us(laneLinger) || (l.tx.base == l.tx.next && l.tx.queue.len() == 0)) {
-			l.tx.release()
-			l.rx.drop()
+			l.forget()
 			continue
 		}
 		kept = append(kept, l)

@@ -119,6 +119,10 @@ func hasTLV(b []byte, direction byte) bool {
 	return len(b) == Len && b[45] == tlvType && b[46] == 0 && b[47] == TLVLen-tlvHeader && b[49] == tlvVersion && b[50] == direction && b[51] == 0
 }
 
+// IsProbe and IsReply say what a datagram with our TLV claims to be; nothing is authenticated yet.
+func IsProbe(b []byte) bool { return hasTLV(b, directionProbe) }
+func IsReply(b []byte) bool { return hasTLV(b, directionReply) }
+
 // ParseProbe reads a probe that carries our TLV and checks its tag. key returns the key with an id, or nil.
 func ParseProbe(b []byte, key func(id uint32) *Key) (Probe, error) {
 	if len(b) != Len {

@@ -42,13 +42,13 @@ func TestBrownoutMoves(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			var took []time.Duration
 			early := 0
-			for _, seed := range seeds(t, 12) {
+			for _, seed := range seeds(t, 8) {
 				s := newSim(t, seed, three...)
 				s.quiet = true
 				for _, p := range s.paths {
 					p.traffic = tt.traffic
 				}
-				s.run(45 * time.Second)
+				s.run(30 * time.Second)
 				early += s.moves[Realtime]
 				start, path := s.now, s.d.Classes[Realtime].Path
 				delay := time.Duration(80+10*int(path)) * ms
@@ -83,7 +83,7 @@ func TestBrownoutMoves(t *testing.T) {
 // TestDark switches the path in use off: within 200 ms of its last sign of life no new flow takes it, flows move within a
 // second, and when it is back it is not trusted at once.
 func TestDark(t *testing.T) {
-	for _, seed := range seeds(t, 10) {
+	for _, seed := range seeds(t, 6) {
 		s := newSim(t, seed, three...)
 		s.run(20 * time.Second)
 		c := &s.d.Classes[Realtime]
@@ -126,7 +126,7 @@ func TestDark(t *testing.T) {
 // TestNoiseIsIgnored: ten minutes of 5 % each way on equal paths.
 func TestNoiseIsIgnored(t *testing.T) {
 	noisy := "50mbit delay 90ms jitter 2ms loss 5%"
-	for _, seed := range seeds(t, 5) {
+	for _, seed := range seeds(t, 3) {
 		s := newSim(t, seed, noisy, noisy, noisy)
 		s.run(10 * time.Minute)
 		for class, n := range s.moves {
@@ -148,7 +148,7 @@ const stampLen = 64
 // enough packets for it, with the configured chance.
 func TestLossEstimate(t *testing.T) {
 	for _, percent := range []string{"1", "2", "5", "10"} {
-		for _, seed := range seeds(t, 3) {
+		for _, seed := range seeds(t, 2) {
 			s := newSim(t, seed, "50mbit delay 90ms loss "+percent+"%", "50mbit delay 90ms loss "+percent+"%")
 			s.quiet = true
 			s.paths[1].traffic = 1000

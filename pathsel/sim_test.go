@@ -147,7 +147,7 @@ func (s *sim) run(until time.Duration) {
 			s.offer(s.paths[id], Out, b)
 		}
 		s.observe(s.sender.Expire(s.now, s.events[:0]))
-		if s.now%(10*ms) == 0 {
+		if s.now%(20*ms) == 0 {
 			s.decide()
 		}
 	}

@@ -119,7 +119,7 @@ func (t *Table) States(now time.Duration, dst []PathState) []PathState {
 	for _, tr := range t.tracks {
 		dst = append(dst, PathState{
 			ID: tr.id, Name: tr.name, State: tr.state, Since: tr.since, Heard: tr.heard, Why: tr.why,
-			RTT:            tr.roundTrip(now),
+			RTT:            tr.roundTrip(),
 			Out:            tr.dir[Out].figures(now, -offset),
 			Back:           tr.dir[Back].figures(now, offset),
 			RateBitsPerSec: tr.rate, CapacityBitsPerSec: tr.capacity,
@@ -128,31 +128,30 @@ func (t *Table) States(now time.Duration, dst []PathState) []PathState {
 	return dst
 }
 
-// clockOffset is the peer's clock less ours, taken such that the path with the least round trip is symmetrical.
+// clockOffset is the peer's clock less ours, taken such that the path with the least round trip is symmetrical. It also
+// notes the least delay of each direction, which the rest of a snapshot needs.
 func (t *Table) clockOffset(now time.Duration) (offset time.Duration) {
 	least := noDelay
 	for _, tr := range t.tracks {
-		out, back := tr.dir[Out].loss.minDelay(now), tr.dir[Back].loss.minDelay(now)
-		if out != noDelay && back != noDelay && out+back < least {
+		for i := range tr.dir {
+			d := &tr.dir[i]
+			if d.least = d.loss.minDelay(now); d.least == noDelay {
+				d.least = d.delay.quantile(0) // of longer ago, 0 for never
+			}
+		}
+		out, back := tr.dir[Out].least, tr.dir[Back].least
+		if tr.spoke && out+back < least {
 			least, offset = out+back, (out-back)/2
 		}
 	}
 	return offset
 }
 
-func (t *track) roundTrip(now time.Duration) Delay {
-	d := delayOf(&t.rtt, t.minRTT(now), 0)
+// roundTrip has as its minimum the sum of both directions', which no probe need have had at once.
+func (t *track) roundTrip() Delay {
+	d := delayOf(&t.rtt, t.dir[Out].least+t.dir[Back].least, 0)
 	d.Jitter = time.Duration(t.dir[Out].jitter + t.dir[Back].jitter)
 	return d
-}
-
-// minRTT is the sum of both directions' minimum, which no probe need have had at once.
-func (t *track) minRTT(now time.Duration) time.Duration {
-	out, back := t.dir[Out].loss.minDelay(now), t.dir[Back].loss.minDelay(now)
-	if out == noDelay || back == noDelay {
-		return t.rtt.quantile(0)
-	}
-	return out + back
 }
 
 func delayOf(w *delayWindow, least, shift time.Duration) Delay {
@@ -169,12 +168,8 @@ func delayOf(w *delayWindow, least, shift time.Duration) Delay {
 }
 
 func (d *direction) figures(now time.Duration, shift time.Duration) Direction {
-	least := d.loss.minDelay(now)
-	if least == noDelay {
-		least = d.delay.quantile(0)
-	}
 	c := d.loss.counts(now, lossSeconds)
-	f := Direction{Packets: c.Packets, Delay: delayOf(&d.delay, least, shift)}
+	f := Direction{Packets: c.Packets, Delay: delayOf(&d.delay, d.least, shift)}
 	f.Delay.Jitter = time.Duration(d.jitter)
 	if c.Packets > 0 {
 		f.Loss = float64(c.Lost) / float64(c.Packets)

@@ -67,7 +67,8 @@ type track struct {
 	rtt       delayWindow
 	dir       [2]direction  // by Way
 	lastAdded time.Duration // to the delay windows
-	tuned     int64         // second in which the loss tests were tuned
+	tuned     int64         // second in which the loss tests were tuned and usualLoss was taken
+	usualLoss float64       // of a probe and its reply
 
 	used       bool
 	boost      time.Duration // until when
@@ -93,6 +94,7 @@ type direction struct {
 	previous time.Duration
 	lossTest lossTest
 	rise     delayTest
+	least    time.Duration // least delay, as of the last snapshot
 }
 
 func (d *direction) sample(now time.Duration, delay time.Duration, long, first bool) {
@@ -170,11 +172,9 @@ func (t *track) silence(now time.Duration) time.Duration {
 
 // patience is the silence that makes a suspect: one or two more probes without a reply than the path's usual loss
 // explains, so 60 ms on a good path and 110 ms on a lossy one.
-func (t *track) patience(now time.Duration) time.Duration {
-	out, back := t.dir[Out].loss.counts(now, lossSeconds), t.dir[Back].loss.counts(now, lossSeconds)
-	loss := 1 - (1-share(out))*(1-share(back))
+func (t *track) patience() time.Duration {
 	probes := 2
-	if loss*loss > suspicionRate {
+	if t.usualLoss*t.usualLoss > suspicionRate {
 		probes = 3
 	}
 	return min(time.Duration(probes-1)*t.interval+silenceMargin, max(silenceMax, t.interval+silenceMargin))
@@ -209,12 +209,15 @@ func (t *track) fail(now time.Duration) {
 func (t *track) advance(now time.Duration) {
 	if s := int64(now / time.Second); s != t.tuned {
 		t.tuned = s
+		delivered := 1.0
 		for i := range t.dir {
 			t.dir[i].tune(now)
+			delivered *= 1 - share(t.dir[i].loss.counts(now, lossSeconds))
 		}
+		t.usualLoss = 1 - delivered
 	}
 	silence := t.silence(now)
-	overdue := silence > t.patience(now)
+	overdue := silence > t.patience()
 	if overdue {
 		t.clean = 0
 	}

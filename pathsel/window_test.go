@@ -24,9 +24,9 @@ func TestWindowsOracle(t *testing.T) {
 	var packets []packet
 	var delays []time.Duration
 	now, losing := time.Duration(0), false
-	for step := range 5000 {
+	for step := range 2500 {
 		now += time.Duration(rng.Int64N(int64(60 * ms)))
-		if step%1000 == 999 {
+		if step%500 == 499 {
 			now += time.Duration(rng.Int64N(int64(80 * time.Second))) // a silence, now and then longer than the window
 		}
 		second := int64(now / time.Second)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/landbridge/landbridge/internal/cli"
 	"github.com/landbridge/landbridge/internal/config"
+	"github.com/landbridge/landbridge/pathsel"
 )
 
 func init() { commands = append(commands, newCheck) }
@@ -138,6 +139,17 @@ func printNode(out io.Writer, n *config.NodeConfig) {
 	}
 	for _, b := range n.Blocked {
 		fmt.Fprintf(tw, "  blocked %s\t%s (%s/%s)\n", b.Prefix, b.Reason, b.Tenant, b.Site)
+	}
+	for _, t := range n.Tenants {
+		for i := range t.Rules {
+			fmt.Fprintf(tw, "  rule %d of %s\t%s\n", i+1, t.Name, &t.Rules[i])
+		}
+	}
+	if n.Policy != pathsel.DefaultPolicy() {
+		fmt.Fprint(tw, "  classes\tchoose by knobs of their own, not the defaults\n")
+	}
+	if n.Guard.Mode != config.GuardOff {
+		fmt.Fprintf(tw, "  guard\t%s, %d kinds of traffic allowed beside the bond\n", n.Guard.Mode, len(n.Guard.Allow))
 	}
 	tw.Flush()
 }

@@ -19,6 +19,7 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"landbridge": main,
 		"fake-node":  fakeNode,
+		"decisions":  decisions,
 	})
 }
 
@@ -53,7 +54,7 @@ func TestScripts(t *testing.T) {
 			}
 			e.Defer(func() { os.RemoveAll(dir) })
 			e.Setenv("RUN", dir)
-			for _, name := range []string{"fleet.yaml", "agent.yaml"} {
+			for _, name := range []string{"fleet.yaml", "rules.yaml", "agent.yaml"} {
 				data, err := os.ReadFile(filepath.Join("../../internal/config/testdata", name))
 				if err != nil {
 					return err

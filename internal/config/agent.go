@@ -11,6 +11,7 @@ import (
 	"github.com/goccy/go-yaml/ast"
 
 	"github.com/landbridge/landbridge/internal/identity"
+	"github.com/landbridge/landbridge/pathsel"
 )
 
 // MaxAddresses bounds an agent's list of its gateway's addresses: one per access link of the gateway.
@@ -30,6 +31,8 @@ type Agent struct {
 	HTTPConnect  string // ip:port to listen on, or ""
 	// PreserveSource dials the site's hosts from the client's own address, as a gateway's exit does.
 	PreserveSource bool
+	Rules          []*Rule
+	Policy         pathsel.Policy
 
 	prefixAt []position
 	pathText []string
@@ -70,7 +73,7 @@ func parseAgent(file string, data []byte) (*Agent, error) {
 	if root == nil {
 		return nil, p.err()
 	}
-	a := new(Agent)
+	a := &Agent{Policy: pathsel.DefaultPolicy()}
 	start := at(root)
 	p.object(root, start, "document",
 		field{"node", false, func(n ast.Node) { a.Name, _ = p.name(n, "node") }},
@@ -101,6 +104,8 @@ func parseAgent(file string, data []byte) (*Agent, error) {
 		field{"socks5", false, func(n ast.Node) { a.SOCKS5 = p.listenAddress(n, "socks5") }},
 		field{"http_connect", false, func(n ast.Node) { a.HTTPConnect = p.listenAddress(n, "http_connect") }},
 		field{"exit", false, func(n ast.Node) { a.PreserveSource = p.exit(n, "exit") }},
+		field{"rules", false, func(n ast.Node) { a.Rules = p.rules(n, "rules") }},
+		field{"classes", false, func(n ast.Node) { p.classes(n, &a.Policy) }},
 	)
 	p.validateAgent(a, start)
 	if err := p.err(); err != nil {
@@ -146,6 +151,7 @@ func (p *problems) validateAgent(a *Agent, start position) {
 		claims = append(claims, claim{pfx, "agent", a.prefixAt[i]})
 	}
 	p.overlaps(claims)
+	p.checkRules(a.Rules, "rules", nil)
 	for i, text := range a.pathText {
 		p.agentPath(a, text, a.pathAt[i])
 	}
@@ -205,8 +211,10 @@ func (a *Agent) Node(local []Interface) (*NodeConfig, error) {
 	n := &NodeConfig{
 		Name:    a.Name,
 		LAN:     slices.Clone(a.LAN),
-		Tenants: []NodeTenant{{a.Tenant, true}}, // the gateway decides what may cross
+		Tenants: []NodeTenant{{a.Tenant, true, rulesOf(a.Rules)}}, // the gateway decides what may cross
 		Sources: []Source{{a.Tenant, a.Site, slices.Clone(a.Prefixes)}},
+		Policy:  a.Policy,
+		Guard:   defaultGuard(),
 
 		PreserveSource: a.PreserveSource,
 	}

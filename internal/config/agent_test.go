@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/landbridge/landbridge/internal/hint"
+	"github.com/landbridge/landbridge/pathsel"
 )
 
 func TestAgentErrors(t *testing.T) {
@@ -107,7 +108,9 @@ func TestAgentNode(t *testing.T) {
 			{pfx("10.11.0.0/24")[0], "acme", "plant", ""},
 			{pfx("::/0")[0], "acme", "", "sha"},
 		},
-		Tenants: []NodeTenant{{"acme", true}},
+		Tenants: []NodeTenant{{"acme", true, nil}},
+		Policy:  pathsel.DefaultPolicy(),
+		Guard:   defaultGuard(),
 		Sources: []Source{{"acme", "plant", pfx("10.11.0.0/24")}},
 	}
 	got, err := a.Node(agentInterfaces)

@@ -20,6 +20,7 @@ import (
 	"github.com/goccy/go-yaml/ast"
 
 	"github.com/landbridge/landbridge/internal/identity"
+	"github.com/landbridge/landbridge/pathsel"
 )
 
 // Limits of a document. Each is well above any fleet this format suits, and low enough that whatever passes can be
@@ -43,6 +44,9 @@ type Fleet struct {
 	Gateways []*Gateway
 	Borders  []*Border
 	Tenants  []*Tenant
+	Rules    []*Rule        // of all tenants, behind their own
+	Policy   pathsel.Policy // how the classes choose their paths
+	Guard    Guard          // of gateways without one of their own
 }
 
 // Gateway is one gateway as written.
@@ -54,6 +58,7 @@ type Gateway struct {
 	Access         []*Uplink // towards the site agents; without any, agents use the carriers
 	LAN            []string  // NICs whose flows are captured
 	PreserveSource bool      // dial destinations from the client's own address
+	Guard          *Guard    // instead of the fleet's, nil for that
 
 	at, keyAt, regionAt position
 }
@@ -84,6 +89,7 @@ type Tenant struct {
 	Name        string
 	CrossBorder bool // opt-in: without it no flow leaves its region
 	Sites       []*Site
+	Rules       []*Rule // tried in order, before the fleet's
 }
 
 // Site is one place of a tenant, behind a gateway's LAN NIC or behind an agent.
@@ -125,12 +131,15 @@ func parse(file string, data []byte) (*Fleet, error) {
 	if root == nil {
 		return nil, p.err()
 	}
-	f := new(Fleet)
+	f := &Fleet{Policy: pathsel.DefaultPolicy(), Guard: defaultGuard()}
 	p.object(root, position{1, 1}, "document",
 		field{"regions", true, func(n ast.Node) { f.Regions = p.regions(n) }},
 		field{"gateways", true, func(n ast.Node) { f.Gateways = p.gateways(n) }},
 		field{"borders", false, func(n ast.Node) { f.Borders = p.borders(n) }},
 		field{"tenants", false, func(n ast.Node) { f.Tenants = p.tenants(n) }},
+		field{"rules", false, func(n ast.Node) { f.Rules = p.rules(n, "rules") }},
+		field{"classes", false, func(n ast.Node) { p.classes(n, &f.Policy) }},
+		field{"guard", false, func(n ast.Node) { f.Guard = p.guard(n, "guard") }},
 	)
 	p.validate(f)
 	if err := p.err(); err != nil {
@@ -171,6 +180,7 @@ func (p *problems) gateways(n ast.Node) (out []*Gateway) {
 			field{"carriers", false, func(n ast.Node) { g.Carriers = p.uplinks(n, what+": carrier", true) }},
 			field{"access", false, func(n ast.Node) { g.Access = p.uplinks(n, what+": access", true) }},
 			field{"lan", false, func(n ast.Node) { g.LAN = p.interfaces(n, what+": lan") }},
+			field{"guard", false, func(n ast.Node) { own := p.guard(n, what+": guard"); g.Guard = &own }},
 			field{"exit", false, func(n ast.Node) { g.PreserveSource = p.exit(n, what+": exit") }},
 		)
 		out = append(out, g)
@@ -250,6 +260,7 @@ func (p *problems) tenants(n ast.Node) (out []*Tenant) {
 		p.object(e.val, e.at, what,
 			field{"cross_border", false, func(n ast.Node) { t.CrossBorder = p.boolean(n, what+": cross_border") }},
 			field{"sites", false, func(n ast.Node) { t.Sites = p.sites(n, e.key) }},
+			field{"rules", false, func(n ast.Node) { t.Rules = p.rules(n, what+": rules") }},
 		)
 		out = append(out, t)
 	}

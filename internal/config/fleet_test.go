@@ -8,9 +8,11 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/landbridge/landbridge/internal/hint"
 	"github.com/landbridge/landbridge/internal/identity"
+	"github.com/landbridge/landbridge/pathsel"
 )
 
 const (
@@ -54,7 +56,7 @@ func TestParseErrors(t *testing.T) {
 			`fleet.yaml:8:7: gateway sha: carrier ct: "interface" is missing`,
 			`fleet.yaml:8:12: gateway sha: carrier ct: unknown key "interfase" (hint: did you mean "interface"?)`)},
 		{"unknown key, far", []string{"regions: [cn, eu]", "regions: [cn, eu]\nvpn: true"},
-			`fleet.yaml:3:1: document: unknown key "vpn" (hint: known keys: regions, gateways, borders, tenants)`},
+			`fleet.yaml:3:1: document: unknown key "vpn" (hint: known keys: regions, gateways, borders, tenants, rules, classes, guard)`},
 		{"key twice", []string{"    region: cn\n", "    region: cn\n    region: eu\n"},
 			`fleet.yaml:6:5: gateway sha: "region" is already there on line 5`},
 		{"gateway twice", []string{"  fra:\n    region: eu", "  sha:\n    region: eu"}, lines(
@@ -212,6 +214,7 @@ func pfx(ss ...string) (out []netip.Prefix) {
 }
 
 var cmpNet = cmp.Options{
+	cmpopts.IgnoreUnexported(Rule{}),
 	cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
 	cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }),
 }
@@ -254,7 +257,9 @@ func TestNode(t *testing.T) {
 			{pfx("10.30.0.0/24")[0], "local", "sh", ""},
 			{pfx("fd00:11::/64")[0], "acme", "plant", "acme/plant"},
 		},
-		Tenants: []NodeTenant{{"acme", true}, {"local", false}},
+		Tenants: []NodeTenant{{"acme", true, nil}, {"local", false, nil}},
+		Policy:  pathsel.DefaultPolicy(),
+		Guard:   defaultGuard(),
 		Sources: []Source{acmeAtSHA[0], {"local", "sh", pfx("10.30.0.0/24")}},
 	}
 	got, err := f.Node("sha")
@@ -443,6 +448,7 @@ func FuzzParse(f *testing.F) {
 	f.Add(fleet.Marshal())
 	f.Add([]byte(read(f, "fleet.yaml")))
 	f.Add([]byte(relayFleet(true)))
+	f.Add([]byte(read(f, "rules.yaml")))
 	f.Add([]byte("gateways: &a\n  x: *a\n<<: 1\n? [a]\n: !!str b\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		fleet, err := Parse(data)

@@ -21,6 +21,9 @@ func (f *Fleet) Marshal() []byte {
 		if g.PreserveSource {
 			b.WriteString("    exit: {preserve_source: true}\n")
 		}
+		if g.Guard != nil {
+			b.WriteString(marshalGuard(g.Guard, "    "))
+		}
 	}
 	for i, br := range f.Borders {
 		if i == 0 {
@@ -47,6 +50,12 @@ func (f *Fleet) Marshal() []byte {
 				fmt.Fprintf(&b, "        public_key: %s\n", quoteYAML(s.PublicKey.String()))
 			}
 		}
+		writeRules(&b, "    ", t.Rules)
+	}
+	writeRules(&b, "", f.Rules)
+	b.WriteString(marshalClasses(&f.Policy))
+	if f.Guard.Mode != GuardOff || f.Guard.UnknownPPS != DefaultUnknownPPS || f.Guard.Allow != nil {
+		b.WriteString(marshalGuard(&f.Guard, ""))
 	}
 	return b.Bytes()
 }
@@ -85,6 +94,8 @@ func (a *Agent) Marshal() []byte {
 	if a.PreserveSource {
 		b.WriteString("exit: {preserve_source: true}\n")
 	}
+	writeRules(&b, "", a.Rules)
+	b.WriteString(marshalClasses(&a.Policy))
 	return b.Bytes()
 }
 
@@ -101,6 +112,15 @@ func writeUplinks(b *bytes.Buffer, indent, key string, us []*Uplink) {
 			fmt.Fprintf(b, ", rate: %s", quoteYAML(u.Rate.String()))
 		}
 		b.WriteString("}\n")
+	}
+}
+
+func writeRules(b *bytes.Buffer, indent string, rules []*Rule) {
+	for i, r := range rules {
+		if i == 0 {
+			fmt.Fprintf(b, "%srules:\n", indent)
+		}
+		fmt.Fprintf(b, "%s  - %s\n", indent, r)
 	}
 }
 

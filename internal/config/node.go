@@ -8,6 +8,7 @@ import (
 
 	"github.com/landbridge/landbridge/internal/hint"
 	"github.com/landbridge/landbridge/internal/identity"
+	"github.com/landbridge/landbridge/pathsel"
 )
 
 // PeerKind says what a peer is.
@@ -41,6 +42,8 @@ type NodeConfig struct {
 	Tenants        []NodeTenant
 	Sources        []Source // sites behind this node's own LAN
 	PreserveSource bool
+	Policy         pathsel.Policy
+	Guard          Guard // of an agent: off
 }
 
 // NodeUplink is one local uplink: one UDP socket.
@@ -91,6 +94,7 @@ type Blocked struct {
 type NodeTenant struct {
 	Name        string
 	CrossBorder bool
+	Rules       []Rule // in the order they are tried, the fleet's last
 }
 
 // Source is a site whose flows may enter at a place.
@@ -133,6 +137,10 @@ func (f *Fleet) Node(name string) (*NodeConfig, error) {
 	n := &NodeConfig{
 		Name: g.Name, Region: g.Region, PublicKey: g.PublicKey,
 		LAN: slices.Clone(g.LAN), PreserveSource: g.PreserveSource,
+		Policy: f.Policy, Guard: f.Guard.clone(),
+	}
+	if g.Guard != nil {
+		n.Guard = g.Guard.clone()
 	}
 	var carriers, access []string
 	for _, u := range g.Carriers {
@@ -144,7 +152,7 @@ func (f *Fleet) Node(name string) (*NodeConfig, error) {
 		access = append(access, u.Name)
 	}
 	for _, t := range f.Tenants {
-		n.Tenants = append(n.Tenants, NodeTenant{t.Name, t.CrossBorder})
+		n.Tenants = append(n.Tenants, NodeTenant{t.Name, t.CrossBorder, rulesOf(t.Rules, f.Rules)})
 	}
 	f.gatewayPeers(n, g)
 	f.sites(n, g, carriers, access)

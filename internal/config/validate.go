@@ -17,6 +17,17 @@ func (p *problems) validate(f *Fleet) {
 	p.checkKeys(f)
 	p.checkSites(f)
 	p.checkPrefixes(f)
+	p.checkAllRules(f)
+}
+
+func (p *problems) checkAllRules(f *Fleet) {
+	p.checkRules(f.Rules, "rules", nil)
+	all := 0
+	for _, t := range f.Tenants {
+		p.checkRules(t.Rules, "tenant "+t.Name, t.Sites)
+		all += len(t.Rules) + len(f.Rules)
+	}
+	p.tooMany(position{}, "rules, with the fleet's for each tenant", all, MaxAllRules)
 }
 
 func gatewayNames(f *Fleet) []string {

@@ -1,0 +1,202 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/landbridge/landbridge/internal/cli"
+	"github.com/landbridge/landbridge/internal/config"
+	"github.com/landbridge/landbridge/pathsel"
+)
+
+func init() { commands = append(commands, newReplay) }
+
+func newReplay() *cobra.Command {
+	var policy string
+	var set []string
+	var all bool
+	cmd := &cobra.Command{
+		Use:   "replay FILE [--policy FILE] [--set CLASS.KEY=VALUE]",
+		Short: "Decide again what a log of path decisions holds, or what another policy had decided",
+		Long: `Reads a node's decision log, one JSON record a line ("-" for standard input), prints its moves with their reasons,
+and proves that the same states and policy lead to the same decisions. Exit code 1 means that one did not.
+
+With --policy (a fleet document, or a file with its classes alone) or --set, it says where that policy would have been
+on another path. It starts from what was in use in the first record of each peer.`,
+		Example: "  landbridge replay decisions.jsonl\n  landbridge replay decisions.jsonl --policy fleet.yaml\n  landbridge replay decisions.jsonl --set realtime.dwell=5s --set bulk.hysteresis=20%",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			r := &replay{out: cmd.OutOrStdout(), all: all, set: set, other: make(map[string]*pathsel.Decision)}
+			if policy != "" {
+				p, err := config.LoadPolicy(policy)
+				if err != nil {
+					return err
+				}
+				r.policy = &p
+			}
+			in := cmd.InOrStdin()
+			if args[0] != "-" {
+				f, err := os.Open(args[0])
+				if err != nil {
+					return cli.Usage(fmt.Errorf("decision log: %w", err))
+				}
+				defer f.Close()
+				in = f
+			}
+			return r.run(in, args[0])
+		},
+	}
+	cmd.Flags().StringVar(&policy, "policy", "", "compare with the classes of this `FILE`")
+	cmd.Flags().StringArrayVar(&set, "set", nil, "compare with one knob changed, `CLASS.KEY=VALUE`; may be repeated")
+	cmd.Flags().BoolVar(&all, "all", false, "print every record's choices, not only moves")
+	return cmd
+}
+
+// replay is one run over a log.
+type replay struct {
+	out    io.Writer
+	all    bool
+	set    []string
+	policy *pathsel.Policy              // nil: the records' own
+	other  map[string]*pathsel.Decision // by peer, what the other policy has decided so far
+
+	records, wrong    int
+	moves, otherMoves [pathsel.NumClasses]int
+	apart             [pathsel.NumClasses]int // records in which the two are on different paths
+	differs           map[string]bool         // peer and class: they were in the record before
+}
+
+func (r *replay) run(in io.Reader, name string) error {
+	r.differs = make(map[string]bool)
+	sc := bufio.NewScanner(in)
+	sc.Buffer(make([]byte, 0, 64<<10), pathsel.MaxRecord+1)
+	for line := 1; sc.Scan(); line++ {
+		if len(sc.Bytes()) == 0 {
+			continue
+		}
+		rec, err := pathsel.ReadRecord(sc.Bytes())
+		if err != nil {
+			return cli.Usage(fmt.Errorf("%s:%d: %w", name, line, err))
+		}
+		if err := r.prepare(rec); err != nil {
+			return cli.Usage(err)
+		}
+		r.records++
+		if r.policy != nil {
+			r.compare(rec)
+			continue
+		}
+		if err := rec.Verify(); err != nil {
+			r.wrong++
+			fmt.Fprintf(r.out, "%s:%d: replays to another decision: %v\n", name, line, err)
+		}
+		r.show(rec)
+	}
+	if err := sc.Err(); err != nil {
+		if errors.Is(err, bufio.ErrTooLong) {
+			err = fmt.Errorf("a line of more than %d bytes: %w", pathsel.MaxRecord, pathsel.ErrRecord)
+		}
+		return cli.Usage(fmt.Errorf("%s: %w", name, err))
+	}
+	return r.summary()
+}
+
+// prepare makes the policy to compare with from the first record's, where only knobs are changed.
+func (r *replay) prepare(rec *pathsel.Record) error {
+	if r.records > 0 || r.policy == nil && len(r.set) == 0 {
+		return nil
+	}
+	if r.policy == nil {
+		p := rec.Policy
+		r.policy = &p
+	}
+	for _, s := range r.set {
+		if err := config.SetPolicy(r.policy, s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *replay) show(rec *pathsel.Record) {
+	for i := range rec.After.Classes {
+		c, before := &rec.After.Classes[i], &rec.Before.Classes[i]
+		moved := c.OK != before.OK || c.OK && c.Path != before.Path
+		if moved && before.OK {
+			r.moves[i]++
+		}
+		if moved || r.all {
+			fmt.Fprintf(r.out, "%s  %s  %-11s  %-8s  %s\n", wallTime(rec), rec.Peer, c.Class, pathName(rec, c), c.Reason(rec.Now))
+		}
+	}
+}
+
+// compare decides by the other policy, from what it had decided before.
+func (r *replay) compare(rec *pathsel.Record) {
+	before := r.other[rec.Peer]
+	if before == nil {
+		before = &rec.Before
+	}
+	after := rec.Replay(r.policy, before)
+	r.other[rec.Peer] = after
+	for i := range after.Classes {
+		c, was, logged, loggedWas := &after.Classes[i], &before.Classes[i], &rec.After.Classes[i], &rec.Before.Classes[i]
+		if was.OK && (!c.OK || c.Path != was.Path) {
+			r.otherMoves[i]++
+		}
+		if loggedWas.OK && (!logged.OK || logged.Path != loggedWas.Path) {
+			r.moves[i]++
+		}
+		apart := c.OK != logged.OK || c.Path != logged.Path
+		if apart {
+			r.apart[i]++
+		}
+		key := rec.Peer + "/" + c.Class.String()
+		switch {
+		case apart && (!r.differs[key] || r.all):
+			fmt.Fprintf(r.out, "%s  %s  %-11s  %s instead of %s: %s\n", wallTime(rec), rec.Peer, c.Class, pathName(rec, c), pathName(rec, logged), c.Reason(rec.Now))
+		case !apart && r.differs[key]:
+			fmt.Fprintf(r.out, "%s  %s  %-11s  both on %s\n", wallTime(rec), rec.Peer, c.Class, pathName(rec, c))
+		}
+		r.differs[key] = apart
+	}
+}
+
+func (r *replay) summary() error {
+	if r.policy != nil {
+		fmt.Fprintf(r.out, "%d decisions\n", r.records)
+		for i := range r.apart {
+			fmt.Fprintf(r.out, "  %-11s  %d moves instead of %d, on another path in %d decisions\n", pathsel.Class(i), r.otherMoves[i], r.moves[i], r.apart[i])
+		}
+		return nil
+	}
+	if r.wrong > 0 {
+		return fmt.Errorf("%d of %d decisions replay to another one", r.wrong, r.records)
+	}
+	fmt.Fprintf(r.out, "%d decisions replay to the same; moves:", r.records)
+	for i, n := range r.moves {
+		fmt.Fprintf(r.out, " %s %d", pathsel.Class(i), n)
+	}
+	fmt.Fprintln(r.out)
+	return nil
+}
+
+func wallTime(rec *pathsel.Record) string { return rec.Wall.UTC().Format(time.DateTime + ".000") }
+
+func pathName(rec *pathsel.Record, c *pathsel.Choice) string {
+	if !c.OK {
+		return "none"
+	}
+	for i := range rec.States {
+		if rec.States[i].ID == c.Path {
+			return rec.States[i].Name
+		}
+	}
+	return fmt.Sprintf("path %d", c.Path)
+}

@@ -1,0 +1,192 @@
+package pathsel
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/landbridge/landbridge/pathsel/stamp"
+)
+
+// MaxPaths bounds the paths of a table: those a fleet document allows a bond.
+const MaxPaths = 64
+
+// Table keeps the paths between this node and one peer. Use [NewTable]. Not safe for concurrent use.
+type Table struct {
+	interval time.Duration
+	tracks   []*track
+	byID     [256]*track
+}
+
+// NewTable makes a table whose paths are probed at this interval when nothing is wrong; 0 is stamp.DefaultInterval.
+func NewTable(interval time.Duration) *Table {
+	if interval <= 0 {
+		interval = stamp.DefaultInterval
+	}
+	return &Table{interval: interval}
+}
+
+// Add adds a path, which is down until its first reply. Its name is what people know it by.
+func (t *Table) Add(now time.Duration, id uint8, name string) error {
+	switch {
+	case t.byID[id] != nil:
+		return fmt.Errorf("path id %d of %s is that of %s already", id, name, t.byID[id].name)
+	case len(t.tracks) == MaxPaths:
+		return fmt.Errorf("path %s: %d paths are the limit", name, MaxPaths)
+	}
+	tr := &track{id: id, name: name, interval: t.interval, since: now, why: "no reply yet", boostSince: now}
+	tr.tuned = -1
+	t.tracks = append(t.tracks, tr)
+	t.byID[id] = tr
+	return nil
+}
+
+// Remove forgets a path.
+func (t *Table) Remove(id uint8) {
+	for i, tr := range t.tracks {
+		if tr.id == id {
+			t.tracks = append(t.tracks[:i], t.tracks[i+1:]...)
+		}
+	}
+	t.byID[id] = nil
+}
+
+// ProbeSent notes that a probe left on a path. Events of unknown paths are ignored, here and below: they may be under way
+// while a path is removed.
+func (t *Table) ProbeSent(now time.Duration, id uint8) {
+	if tr := t.byID[id]; tr != nil {
+		tr.probeSent(now)
+	}
+}
+
+// Probe takes what a stamp.Sender has learned.
+func (t *Table) Probe(ev *stamp.Event) {
+	tr := t.byID[ev.Path]
+	switch {
+	case tr == nil:
+	case ev.Kind == stamp.EventReply:
+		tr.reply(ev.At, ev.Sent, ev.RTT, ev.Out, ev.Back)
+	case ev.Kind == stamp.EventFate:
+		tr.fate(ev.At, ev.OutLost, ev.BackLost, ev.Answered)
+	}
+}
+
+// Traffic takes the bond's own counts of a path since the last call: of packets sent, what the peer's reports say, and
+// of packets received, the gaps.
+func (t *Table) Traffic(now time.Duration, id uint8, way Way, c Counts) {
+	if tr := t.byID[id]; tr != nil && way <= Back && c.Packets > 0 && c.Lost >= 0 && c.Lost <= c.Packets {
+		tr.dir[way].loss.traffic(now, c)
+		tr.dir[way].lossTest.batch(c)
+	}
+}
+
+// Delivered takes the bond's figures of a path: bits a second that arrived at the peer lately, and what its rate
+// controller believes the path carries; 0 for unknown.
+func (t *Table) Delivered(id uint8, rateBitsPerSec, capacityBitsPerSec int64) {
+	if tr := t.byID[id]; tr != nil {
+		tr.rate, tr.capacity = rateBitsPerSec, capacityBitsPerSec
+	}
+}
+
+// Advance moves the states of all paths on. Call it after events and at least every 20 ms; it reports whether a state
+// changed.
+func (t *Table) Advance(now time.Duration) (changed bool) {
+	for _, tr := range t.tracks {
+		was := tr.state
+		tr.advance(now)
+		changed = changed || tr.state != was
+	}
+	return changed
+}
+
+// Use says whether flows that mind depend on a path now: only such a path is worth more probes.
+func (t *Table) Use(id uint8, used bool) {
+	if tr := t.byID[id]; tr != nil {
+		tr.used = used
+	}
+}
+
+// Boost says until when a path should be probed at stamp.BoostInterval; the past for not at all.
+func (t *Table) Boost(id uint8) time.Duration {
+	if tr := t.byID[id]; tr != nil {
+		return tr.boost
+	}
+	return 0
+}
+
+// States appends a snapshot of all paths to dst, in the order they were added.
+func (t *Table) States(now time.Duration, dst []PathState) []PathState {
+	offset := t.clockOffset(now)
+	for _, tr := range t.tracks {
+		dst = append(dst, PathState{
+			ID: tr.id, Name: tr.name, State: tr.state, Since: tr.since, Heard: tr.heard, Why: tr.why,
+			RTT:            tr.roundTrip(),
+			Out:            tr.dir[Out].figures(now, -offset),
+			Back:           tr.dir[Back].figures(now, offset),
+			RateBitsPerSec: tr.rate, CapacityBitsPerSec: tr.capacity,
+		})
+	}
+	return dst
+}
+
+// clockOffset is the peer's clock less ours, taken such that the path with the least round trip is symmetrical. It also
+// notes the least delay of each direction, which the rest of a snapshot needs.
+func (t *Table) clockOffset(now time.Duration) (offset time.Duration) {
+	least := noDelay
+	for _, tr := range t.tracks {
+		for i := range tr.dir {
+			d := &tr.dir[i]
+			if d.least = d.loss.minDelay(now); d.least == noDelay {
+				d.least = d.delay.quantile(0) // of longer ago, 0 for never
+			}
+		}
+		out, back := tr.dir[Out].least, tr.dir[Back].least
+		if tr.spoke && out+back < least {
+			least, offset = out+back, (out-back)/2
+		}
+	}
+	return offset
+}
+
+// roundTrip has as its minimum the sum of both directions', which no probe need have had at once.
+func (t *track) roundTrip() Delay {
+	d := delayOf(&t.rtt, t.dir[Out].least+t.dir[Back].least, 0)
+	d.Jitter = time.Duration(t.dir[Out].jitter + t.dir[Back].jitter)
+	return d
+}
+
+func delayOf(w *delayWindow, least, shift time.Duration) Delay {
+	if w.n == 0 {
+		return Delay{}
+	}
+	d := Delay{Min: least + shift, Median: w.quantile(0.5) + shift, P95: w.quantile(0.95) + shift}
+	if recent, ok := w.recentMedian(); ok {
+		d.Recent = recent + shift
+	} else {
+		d.Recent = d.Median
+	}
+	return d
+}
+
+func (d *direction) figures(now time.Duration, shift time.Duration) Direction {
+	c := d.loss.counts(now, lossSeconds)
+	f := Direction{Packets: c.Packets, Delay: delayOf(&d.delay, d.least, shift)}
+	f.Delay.Jitter = time.Duration(d.jitter)
+	if c.Packets > 0 {
+		f.Loss = float64(c.Lost) / float64(c.Packets)
+	}
+	if c.Bursts > 0 {
+		// Of the Gilbert model: the mean stay in the lossy state is a burst, and loss = enter / (enter + leave).
+		f.Burst = float64(max(c.Lost, c.Bursts)) / float64(c.Bursts)
+		f.BurstLeave = 1 / f.Burst
+		if f.Loss < 1 {
+			f.BurstEnter = min(f.Loss*f.BurstLeave/(1-f.Loss), 1)
+		} else {
+			f.BurstEnter = 1
+		}
+	}
+	f.Now = f.Loss
+	if d.lossTest.alarm {
+		f.Now = max(f.Loss, d.lossTest.level())
+	}
+	return f
+}

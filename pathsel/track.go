@@ -1,0 +1,359 @@
+package pathsel
+
+import (
+	"math"
+	"time"
+)
+
+// Times of the state machine.
+const (
+	// downAfter is the silence after which a path is down.
+	downAfter = time.Second
+	// brief is how long a suspicion may last to be forgotten at the first reply: two or three lost probes.
+	brief = 500 * time.Millisecond
+	// silenceMargin is for the reply's way through this machine.
+	silenceMargin = 10 * time.Millisecond
+	// silenceMax bounds the wait for the replies that a lossy path is allowed to lose: 3 probes in all.
+	silenceMax = 110 * time.Millisecond
+	// suspicionRate is how often the losses a path is known for may make it a suspect, per probe.
+	suspicionRate = 0.002
+	// firstRTT is assumed until there is one.
+	firstRTT = 300 * time.Millisecond
+
+	// Back from down after cleanReplies and a dwell that doubles with each failure, and is forgotten after dwellForget.
+	cleanReplies = 10
+	dwellMin     = time.Second
+	dwellMax     = time.Minute
+	dwellForget  = 10 * time.Minute
+
+	// A brownout lasts at least brownoutMin, doubling likewise, and at most brownoutMax: then it is what the path is like.
+	brownoutMin = 5 * time.Second
+	brownoutMax = time.Minute
+
+	// boostStep is how long a doubt asks for more probes: a round trip and some answers more. They go on while lossMore of
+	// the test's sum remains. boostBudget is how much of the time it may: a third, at most 2 s at once, and only on paths
+	// in use, of which there are one or two.
+	boostStep   = 300 * time.Millisecond
+	boostBudget = 2 * time.Second
+	boostShare  = 3
+	// boostRate is the traffic, in packets in about 1.5 s, that makes more probes useless.
+	boostRate = 150
+)
+
+const maxUnanswered = 64 // probes whose sending times are kept: 3 s, or 0.3 s of a boosted path; the oldest matter
+
+// track is one path in a Table.
+type track struct {
+	id       uint8
+	name     string
+	interval time.Duration // of its probes
+
+	state        State
+	since        time.Duration
+	why          string
+	heard        time.Duration
+	spoke        bool // heard at all
+	clean        int  // replies since the state began or the last silence
+	cleanSince   time.Duration
+	browned      bool // a suspicion came in a brownout
+	brownedSince time.Duration
+	dwell        time.Duration
+	failed       time.Duration // when it last failed or browned out
+
+	// sent are the probes after the last one answered, oldest first.
+	sent  [maxUnanswered]time.Duration
+	sentN int
+
+	rtt       delayWindow
+	dir       [2]direction  // by Way
+	lastAdded time.Duration // to the delay windows
+	tuned     int64         // second in which the loss tests were tuned and usualLoss was taken
+	usualLoss float64       // of a probe and its reply
+
+	used       bool
+	boost      time.Duration // until when
+	boostLeft  time.Duration
+	boostSince time.Duration
+
+	rate, capacity int64
+}
+
+// Way is a direction of a path, seen from here.
+type Way uint8
+
+const (
+	Out  Way = iota // to the peer
+	Back            // from it
+)
+
+// direction is one direction of a track.
+type direction struct {
+	loss     lossWindow
+	delay    delayWindow
+	jitter   float64
+	previous time.Duration
+	lossTest lossTest
+	rise     delayTest
+	least    time.Duration // least delay, as of the last snapshot
+}
+
+func (d *direction) sample(now time.Duration, delay time.Duration, long, first bool) {
+	if !first {
+		d.jitter += (math.Abs(float64(delay-d.previous)) - d.jitter) / 16
+	}
+	d.previous = delay
+	d.delay.addRecent(delay)
+	s := d.loss.second(now)
+	s.minDelay = min(s.minDelay, delay)
+	if long {
+		d.delay.add(delay)
+		d.rise.add(delay)
+	}
+}
+
+// probeSent notes a probe that left. Silence counts from probes that should have been answered, so that a sender that
+// stood still accuses nobody.
+func (t *track) probeSent(now time.Duration) {
+	if t.sentN < maxUnanswered {
+		t.sent[t.sentN] = now
+		t.sentN++
+	}
+}
+
+// answeredUntil forgets the probes sent up to then.
+func (t *track) answeredUntil(sent time.Duration) {
+	i := 0
+	for i < t.sentN && t.sent[i] <= sent {
+		i++
+	}
+	t.sentN = copy(t.sent[:], t.sent[i:t.sentN])
+}
+
+// reply takes a reply to the probe sent at that time.
+func (t *track) reply(now, sent, rtt, out, back time.Duration) {
+	first := !t.spoke
+	t.heard, t.spoke = now, true
+	if t.clean++; t.clean == 1 {
+		t.cleanSince = now
+	}
+	t.answeredUntil(sent)
+	long := first || now-t.lastAdded >= delaySpacing
+	if long {
+		t.rtt.add(rtt)
+		t.lastAdded = now
+	}
+	t.rtt.addRecent(rtt)
+	t.dir[Out].sample(now, out, long, first)
+	t.dir[Back].sample(now, back, long, first)
+}
+
+func (t *track) fate(now time.Duration, outLost, backLost, answered int) {
+	t.dir[Out].loss.probes(now, outLost, backLost+answered)
+	t.dir[Back].loss.probes(now, backLost, answered)
+	t.dir[Out].lossTest.add(outLost, backLost+answered)
+	t.dir[Back].lossTest.add(backLost, answered)
+}
+
+// expected is the round trip within which 95 % of the replies come.
+func (t *track) expected() time.Duration {
+	if t.rtt.n == 0 {
+		return firstRTT
+	}
+	return t.rtt.quantile(0.95)
+}
+
+// silence is by how much the oldest unanswered probe is overdue.
+func (t *track) silence(now time.Duration) time.Duration {
+	if t.sentN == 0 {
+		return 0
+	}
+	return max(now-t.sent[0]-t.expected(), 0)
+}
+
+// patience is the silence that makes a suspect: one or two more probes without a reply than the path's usual loss
+// explains, so 60 ms on a good path and 110 ms on a lossy one.
+func (t *track) patience() time.Duration {
+	probes := 2
+	if t.usualLoss*t.usualLoss > suspicionRate {
+		probes = 3
+	}
+	return min(time.Duration(probes-1)*t.interval+silenceMargin, max(silenceMax, t.interval+silenceMargin))
+}
+
+// share is the loss of a direction; a new path gets the benefit of the doubt.
+func share(c Counts) float64 {
+	if c.Packets == 0 {
+		return 0
+	}
+	return float64(c.Lost) / float64(max(c.Packets, lossPrior))
+}
+
+func (t *track) set(now time.Duration, s State, why string) {
+	if s != t.state {
+		t.clean = 0
+		t.since = now
+	}
+	t.state, t.why = s, why
+}
+
+// fail makes the next return slower.
+func (t *track) fail(now time.Duration) {
+	if now-t.failed > dwellForget {
+		t.dwell = 0
+	}
+	t.dwell = min(max(2*t.dwell, dwellMin), dwellMax)
+	t.failed = now
+}
+
+// advance moves the state on.
+func (t *track) advance(now time.Duration) {
+	if s := int64(now / time.Second); s != t.tuned {
+		t.tuned = s
+		delivered := 1.0
+		for i := range t.dir {
+			t.dir[i].tune(now)
+			delivered *= 1 - share(t.dir[i].loss.counts(now, lossSeconds))
+		}
+		t.usualLoss = 1 - delivered
+	}
+	silence := t.silence(now)
+	overdue := silence > t.patience()
+	if overdue {
+		t.clean = 0
+	}
+	switch t.state {
+	case StateUp:
+		if why := t.worse(); overdue {
+			t.browned = false
+			t.set(now, StateSuspect, "replies overdue")
+		} else if why != "" {
+			t.fail(now)
+			t.set(now, StateBrownout, why)
+		}
+	case StateBrownout:
+		why := t.worse()
+		switch age := now - t.since; {
+		case overdue:
+			t.browned, t.brownedSince = true, t.since
+			t.set(now, StateSuspect, "replies overdue")
+		case age > brownoutMax, age > t.brownoutHold() && t.recovered(now):
+			t.calm(now)
+			t.set(now, StateUp, "")
+		case why != "":
+			t.why = why
+		}
+	case StateSuspect:
+		switch age := now - t.since; {
+		case silence > downAfter:
+			t.fail(now)
+			t.set(now, StateDown, "no reply for a second")
+		case overdue || t.clean == 0:
+		case age > brief && t.clean < cleanReplies:
+		case t.browned:
+			t.set(now, StateBrownout, "browned out before replies were overdue")
+			t.since = t.brownedSince
+		default:
+			t.set(now, StateUp, "") // worse says at once if it is a brownout
+		}
+	case StateDown:
+		switch {
+		case overdue || t.clean == 0:
+		case t.failed == 0: // its first reply
+			t.set(now, StateUp, "")
+		case t.clean >= cleanReplies && now-t.cleanSince >= t.dwell:
+			t.calm(now)
+			t.set(now, StateUp, "")
+		}
+	}
+	t.advanceBoost(now)
+}
+
+// tune gives the loss test its hypotheses, unless it has an alarm: then they are what the path is compared with.
+func (d *direction) tune(now time.Duration) {
+	if !d.lossTest.alarm {
+		d.lossTest.tune(d.loss.counts(now, lossSeconds))
+	}
+}
+
+// risen is the rise of delay that is above part of the threshold, 0 for none.
+func (d *direction) risen(part float64) bool {
+	recent, ok := d.delay.recentMedian()
+	return ok && float64(d.rise.rise(recent)) > part*float64(d.rise.threshold())
+}
+
+var worseReasons = [2][2]string{Out: {"more loss on the way out", "more delay on the way out"}, Back: {"more loss on the way back", "more delay on the way back"}}
+
+// worse raises the alarms that are due and says which there are, "" for none.
+func (t *track) worse() (why string) {
+	for i := range t.dir {
+		d := &t.dir[i]
+		d.lossTest.alarm = d.lossTest.alarm || d.lossTest.sum >= lossAlarm
+		switch {
+		case d.lossTest.alarm:
+			return worseReasons[i][0]
+		case d.risen(1):
+			return worseReasons[i][1]
+		}
+	}
+	return ""
+}
+
+func (t *track) brownoutHold() time.Duration { return max(brownoutMin, min(5*t.dwell, brownoutMax)) }
+
+// recovered compares the last five seconds with what the path was like before.
+func (t *track) recovered(now time.Duration) bool {
+	for i := range t.dir {
+		d := &t.dir[i]
+		c := d.loss.counts(now, int64(brownoutMin/time.Second))
+		if d.lossTest.alarm && float64(c.Lost) > float64(c.Packets)*(d.lossTest.p0+d.lossTest.p1)/2 || d.risen(0.5) {
+			return false
+		}
+	}
+	return true
+}
+
+// calm starts the tests anew, with what the path is like now.
+func (t *track) calm(now time.Duration) {
+	for i := range t.dir {
+		d := &t.dir[i]
+		d.lossTest.alarm = false
+		d.lossTest.reset()
+		d.tune(now)
+		if recent, ok := d.delay.recentMedian(); ok && d.rise.rise(recent) > 0 {
+			d.rise.base = float64(recent)
+		}
+	}
+}
+
+// advanceBoost asks for more probes while a loss test has doubts, within the budget.
+func (t *track) advanceBoost(now time.Duration) {
+	passed := now - t.boostSince
+	t.boostSince = now
+	if now < t.boost {
+		t.boostLeft = max(t.boostLeft-passed, 0)
+	} else {
+		t.boostLeft = min(t.boostLeft+passed/boostShare, boostBudget)
+	}
+	limit := lossDoubt
+	if now < t.boost {
+		limit = lossMore
+	}
+	doubt, sure := false, false
+	for i := range t.dir {
+		d := &t.dir[i]
+		if d.loss.busy(now) < boostRate { // else traffic settles the question
+			doubt = doubt || d.lossTest.sum >= limit
+			sure = sure || d.lossTest.sum >= lossAlarm/2 // one way or the other within a hundred probes
+		}
+	}
+	switch boosting := now < t.boost; {
+	case !t.used || t.state != StateUp:
+		t.boost = min(t.boost, now)
+	case sure:
+		t.boost = now + boostStep
+	case t.boostLeft == 0:
+		t.boost = min(t.boost, now)
+	case doubt && (boosting || t.boostLeft >= boostStep):
+		t.boost = now + min(boostStep, t.boostLeft)
+	}
+}

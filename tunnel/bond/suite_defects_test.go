@@ -71,20 +71,37 @@ func TestLeftOutPathHasNoSay(t *testing.T) {
 	})
 }
 
-// Bare acknowledgements are not sheltered: the window of a node that only receives never grows, and each of its packets
-// went twice.
-func TestShelterIsNotForAcknowledgements(t *testing.T) {
-	for _, tc := range []struct {
-		size int
-		debt float64
-	}{{60, 0}, {shelterLeast - 1, 0}, {shelterLeast, 1}, {1200, 1}} {
-		l := newLaneTx(laneID(Bulk, 0), Bulk)
-		l.shelter = 1
-		l.onSource(1, 0, make([]byte, tc.size), 0)
-		if l.debt != tc.debt {
-			t.Errorf("a packet of %d bytes in shelter owes %v repairs, want %v", tc.size, l.debt, tc.debt)
+// Bare acknowledgements are sheltered only while the peer's window grows: that of a node that only receives never does, and
+// each of its packets went twice for good.
+func TestShelterOfAcknowledgementsEnds(t *testing.T) {
+	seed := testSeed(t)
+	inBubble(t, func(t *testing.T) {
+		w := newWorldOf(t, seed, worldConfig{links: simLinks("heavy")})
+		defer w.close()
+		sa, sb := w.sessions()
+		<-sa.Started()
+		<-sb.Started()
+		p := w.lane(sa, sb, Bulk)
+		defer p.close()
+		w.a.bond.mu.Lock()
+		defer w.a.bond.mu.Unlock()
+		for _, tc := range []struct {
+			received uint64
+			size     int
+			debt     float64
+		}{{0, 60, 1}, {shelterAcks, 60, 1}, {shelterAcks + 1, 60, 0}, {shelterAcks + 1, shelterLeast - 1, 0}, {shelterAcks + 1, shelterLeast, 1}} {
+			l := p.la
+			l.rx.received, l.tx.debt = tc.received, 0
+			sa.setShelter(l)
+			if l.tx.shelter != 1 {
+				t.Fatalf("shelter %v with a window as it began, want 1", l.tx.shelter)
+			}
+			l.tx.onSource(1, l.tx.next, make([]byte, tc.size), 0)
+			if l.tx.debt != tc.debt {
+				t.Errorf("after %d packets one of %d bytes owes %v repairs, want %v", tc.received, tc.size, l.tx.debt, tc.debt)
+			}
 		}
-	}
+	})
 }
 
 // While no path is up, a suspect one carries the lanes; with another one up it does not.

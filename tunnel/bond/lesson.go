@@ -31,7 +31,13 @@ func (l *Lane) teach() {
 	if c == nil || l.rx.lesson.left == 0 || !l.rx.equalised() {
 		return
 	}
-	l.rx.lesson.wait = time.Duration(lessonWait * float64(c.ConnectionStats().SmoothedRTT))
+	// A node that only receives has its estimate from the handshake, which may have lost packets. With an estimate a third
+	// too long the peer's window was cut by a lesson and stayed so, at 40 to 110 packets, in one of six simulated runs.
+	rtt := c.ConnectionStats().SmoothedRTT
+	if _, own := l.s.capacity(); own > 0 {
+		rtt = min(rtt, own)
+	}
+	l.rx.lesson.wait = time.Duration(lessonWait * float64(rtt))
 }
 
 // take decides whether the packet, due at the given time, is to wait, and keeps it then.

@@ -3,6 +3,8 @@ package bond
 import (
 	"testing"
 	"time"
+
+	"github.com/landbridge/landbridge/bench/wan"
 )
 
 // Defects that the simulated suite found, each with a small test of its own.
@@ -135,6 +137,41 @@ func TestSuspectPathCarriesWhileNoneIsUp(t *testing.T) {
 					t.Errorf("pick %d with paths %v and %v: %q, want %q", how, tc.p, tc.q, got, tc.want)
 				}
 			}
+		}
+	})
+}
+
+// A lesson is as long as the lane's round trip, not as what a receiving node remembers of a handshake that went badly.
+func TestLessonAfterASlowHandshake(t *testing.T) {
+	seed := testSeed(t)
+	inBubble(t, func(t *testing.T) {
+		w := newWorldOf(t, seed, worldConfig{links: simLinks("clean", 0)})
+		defer w.close()
+		sa, sb := w.sessions()
+		<-sa.Started()
+		<-sb.Started()
+		time.Sleep(time.Second)
+		imp := w.links[0].Impairment(wan.AtoB)
+		slow := imp
+		slow.Delay += 300 * time.Millisecond
+		if err := w.links[0].SetImpairment(wan.AtoB, slow); err != nil {
+			t.Fatal(err)
+		}
+		p := w.lane(sa, sb, Bulk)
+		defer p.close()
+		time.Sleep(time.Second) // its first sample comes after the handshake
+		if err := w.links[0].SetImpairment(wan.AtoB, imp); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		w.a.bond.mu.Lock()
+		defer w.a.bond.mu.Unlock()
+		_, own := sa.capacity()
+		if srtt := p.ca.ConnectionStats().SmoothedRTT; srtt <= own*5/4 {
+			t.Fatalf("the handshake left an estimate of %v, want well over the lane's %v for this test", srtt, own)
+		}
+		if most := time.Duration(lessonWait * float64(own)); p.la.rx.lesson.wait == 0 || p.la.rx.lesson.wait > most {
+			t.Errorf("a lesson takes %v, want at most %v", p.la.rx.lesson.wait, most)
 		}
 	})
 }

@@ -65,6 +65,8 @@ type Bond struct {
 	sess      *Session // current; nil before the first and after an end
 	cand      *Session // keys known, freshness of the peer not proven yet
 	closed    bool
+	// configured: the peer's addresses are the document's; else paths are learned from its datagrams.
+	configured bool
 
 	pathEvents uint64 // paths that became suspect
 
@@ -90,6 +92,7 @@ func newBond(h *Host, cfg PeerConfig) (*Bond, error) {
 		stopped:  make(chan struct{}),
 		epoch:    uint64(h.clock().UnixMicro()),
 	}
+	b.configured = len(cfg.Paths) > 0
 	b.id = b.sec.bondID()
 	b.openSeal = b.sec.openAEAD(b.sec.local)
 	b.openVerify = b.sec.openAEAD(b.sec.peer)
@@ -99,7 +102,7 @@ func newBond(h *Host, cfg PeerConfig) (*Bond, error) {
 // Name returns the configured name of the peer.
 func (b *Bond) Name() string { return b.cfg.Name }
 
-// addPath is called with the host's mutex held, before the bond runs.
+// addPath is called with the host's mutex held and, once the bond runs, with its own.
 func (b *Bond) addPath(uplinks map[string]*uplink, c PathConfig) error {
 	u := uplinks[c.Uplink]
 	if u == nil {
@@ -108,24 +111,20 @@ func (b *Bond) addPath(uplinks map[string]*uplink, c PathConfig) error {
 	if !c.Remote.IsValid() {
 		return fmt.Errorf("remote address %v is not valid", c.Remote)
 	}
-	if len(b.paths) >= maxPaths {
-		return fmt.Errorf("%d paths, allowed up to %d", len(b.paths)+1, maxPaths)
-	}
-	p := newPathTx(uint8(len(b.paths)), c.Name, u, c.Remote, c.Rate)
+	p := newPathTx(0, c.Name, u, c.Remote, c.Rate)
 	p.validated = true // the document vouches for it
-	b.paths = append(b.paths, p)
-	return nil
+	return b.placePath(p)
 }
 
 // pathTo finds the path that sends from u to addr, or learns one where the peer comes to us. Only authenticated, fresh
 // datagrams get here. Called with mu held.
 func (b *Bond) pathTo(u *uplink, addr netip.AddrPort, rx *pathRx) *pathTx {
 	for _, p := range b.paths {
-		if p.uplink == u && p.remote == addr {
+		if p.uplink == u && p.remote == addr && !p.removed {
 			return p
 		}
 	}
-	if len(b.cfg.Paths) > 0 {
+	if b.configured || u.left.Load() {
 		return nil // a configured peer's addresses are the document's
 	}
 	if b.cfg.Uplinks != nil && !slices.Contains(b.cfg.Uplinks, u.name) {
@@ -133,21 +132,21 @@ func (b *Bond) pathTo(u *uplink, addr netip.AddrPort, rx *pathRx) *pathTx {
 	}
 	if rx != nil {
 		for _, p := range b.paths {
-			if p.uplink == u && p.learned == rx.id+1 { // the peer moved, or its NAT did
+			if p.uplink == u && p.learned == rx.id+1 && !p.removed { // the peer moved, or its NAT did
 				b.host.log.Info("peer's address changed", "peer", b.cfg.Name, "path", p.name, "from", p.remote, "to", addr)
 				p.setRemote(addr)
 				return p
 			}
 		}
 	}
-	if len(b.paths) >= maxPaths {
+	p := newPathTx(0, "", u, addr, 0)
+	if b.placePath(p) != nil {
 		return nil
 	}
-	p := newPathTx(uint8(len(b.paths)), fmt.Sprintf("%s-%d", u.name, len(b.paths)), u, addr, 0)
+	p.name = fmt.Sprintf("%s-%d", u.name, p.id)
 	if rx != nil {
 		p.learned = rx.id + 1
 	}
-	b.paths = append(b.paths, p)
 	return p
 }
 
@@ -244,7 +243,9 @@ func (b *Bond) sendOpens(at stamp) stamp {
 		b.lastOpen = at
 		b.openTries++
 		for _, p := range b.paths {
-			b.sendOpen(p)
+			if !p.removed {
+				b.sendOpen(p)
+			}
 		}
 	}
 	return b.lastOpen + us(interval)
@@ -308,6 +309,9 @@ func (b *Bond) establish(at stamp, s *Session) {
 	for _, p := range b.paths {
 		p.reset()
 		p.stateSince = at
+		if p.removed {
+			p.state = PathDown
+		}
 	}
 	b.host.log.Info("session established", "peer", b.cfg.Name)
 	select {
@@ -346,6 +350,9 @@ func (b *Bond) sayClose(now time.Time, at stamp) {
 	}
 	for _, p := range b.paths {
 		for range 2 {
+			if p.removed {
+				break
+			}
 			b.emit(now, at, p, header{kind: kindClose}, nil, false, false)
 		}
 	}

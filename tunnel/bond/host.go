@@ -59,6 +59,7 @@ type uplink struct {
 	mtu  int
 	rate int64
 	gone atomic.Bool
+	left atomic.Bool // removed from the host
 
 	txErrors atomic.Uint64
 	wmu      sync.Mutex // bonds of several peers share the socket

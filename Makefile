@@ -10,6 +10,7 @@ FUZZTIME  ?= 5s
 SCENARIO  ?= typical
 WORKLOAD  ?= bulk
 SECONDS   ?= 20
+SEEDS     ?= 200
 
 VERSION   := $(shell git describe --tags --always --dirty 2>/dev/null)
 LDFLAGS   := -s -w -X github.com/landbridge/landbridge/internal/cli.version=$(VERSION)
@@ -53,6 +54,10 @@ lint: ## formatting, go vet and staticcheck
 .PHONY: test
 test: ## all tests; those that need root are skipped without it
 	$(GO) test -shuffle=on -timeout $(TIMEOUT) ./...
+
+.PHONY: sim
+sim: ## the simulated suite over SEEDS (200) seeds from TEST_SEED (1) on, with a table of what they measured
+	cd tunnel/bond && SIM_SEEDS=$(SEEDS) $(GO) test -count=1 -run '^TestSim$$' -timeout 24h
 
 .PHONY: race
 race: ## all tests under the race detector

@@ -10,6 +10,7 @@ FUZZTIME  ?= 5s
 SCENARIO  ?= typical
 WORKLOAD  ?= bulk
 SECONDS   ?= 20
+SEEDS     ?= 200
 
 # What bench-peers measures, and the versions it installs; Debian's are those of its release.
 PEERSCENARIOS ?= clean,typical,heavy,skewed,outage
@@ -60,6 +61,10 @@ lint: ## formatting, go vet and staticcheck
 .PHONY: test
 test: ## all tests; those that need root are skipped without it
 	$(GO) test -shuffle=on -timeout $(TIMEOUT) ./...
+
+.PHONY: sim
+sim: ## the simulated suite over SEEDS (200) seeds from TEST_SEED (1) on, with a table of what they measured
+	cd tunnel/bond && SIM_SEEDS=$(SEEDS) $(GO) test -count=1 -run '^TestSim$$' -timeout 24h
 
 .PHONY: race
 race: ## all tests under the race detector

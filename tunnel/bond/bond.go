@@ -68,6 +68,8 @@ type Bond struct {
 	sess      *Session // current; nil before the first and after an end
 	cand      *Session // keys known, freshness of the peer not proven yet
 	closed    bool
+	// configured: the peer's addresses are the document's; else paths are learned from its datagrams.
+	configured bool
 
 	pathEvents uint64 // paths that became suspect
 
@@ -93,6 +95,7 @@ func newBond(h *Host, cfg PeerConfig) (*Bond, error) {
 		stopped:  make(chan struct{}),
 		epoch:    uint64(h.clock().UnixMicro()),
 	}
+	b.configured = len(cfg.Paths) > 0
 	b.id = b.sec.bondID()
 	b.openSeal = b.sec.openAEAD(b.sec.local)
 	b.openVerify = b.sec.openAEAD(b.sec.peer)
@@ -109,7 +112,7 @@ func (b *Bond) Connected() bool {
 	return b.sess != nil
 }
 
-// addPath is called with the host's mutex held, before the bond runs.
+// addPath is called with the host's mutex held and, once the bond runs, with its own.
 func (b *Bond) addPath(uplinks map[string]*uplink, c PathConfig) error {
 	u := uplinks[c.Uplink]
 	if u == nil {
@@ -118,20 +121,16 @@ func (b *Bond) addPath(uplinks map[string]*uplink, c PathConfig) error {
 	if !c.Remote.IsValid() {
 		return fmt.Errorf("remote address %v is not valid", c.Remote)
 	}
-	if len(b.paths) >= maxPaths {
-		return fmt.Errorf("%d paths, allowed up to %d", len(b.paths)+1, maxPaths)
-	}
-	p := newPathTx(uint8(len(b.paths)), c.Name, u, c.Remote, c.Rate)
+	p := newPathTx(0, c.Name, u, c.Remote, c.Rate)
 	p.validated = true // the document vouches for it
-	b.paths = append(b.paths, p)
-	return nil
+	return b.placePath(p)
 }
 
 // pathTo finds the path that sends from u to addr, or learns one where the peer comes to us. Only authenticated, fresh
 // datagrams get here. Called with mu held.
 func (b *Bond) pathTo(at stamp, u *uplink, addr netip.AddrPort, rx *pathRx) *pathTx {
 	for _, p := range b.paths {
-		if p.uplink == u && p.remote == addr {
+		if p.uplink == u && p.remote == addr && !p.removed {
 			p.heard = at
 			if rx != nil {
 				p.learned = rx.id + 1
@@ -139,7 +138,7 @@ func (b *Bond) pathTo(at stamp, u *uplink, addr netip.AddrPort, rx *pathRx) *pat
 			return p
 		}
 	}
-	if len(b.cfg.Paths) > 0 {
+	if b.configured || u.left.Load() {
 		return nil // a configured peer's addresses are the document's
 	}
 	if b.cfg.Uplinks != nil && !slices.Contains(b.cfg.Uplinks, u.name) {
@@ -147,7 +146,7 @@ func (b *Bond) pathTo(at stamp, u *uplink, addr netip.AddrPort, rx *pathRx) *pat
 	}
 	if rx != nil {
 		for _, p := range b.paths {
-			if p.uplink == u && p.learned == rx.id+1 { // the peer moved, or its NAT did
+			if p.uplink == u && p.learned == rx.id+1 && !p.removed { // the peer moved, or its NAT did
 				b.host.log.Info("peer's address changed", "peer", b.cfg.Name, "path", p.name, "from", p.remote, "to", addr)
 				p.setRemote(addr)
 				p.heard = at
@@ -155,17 +154,15 @@ func (b *Bond) pathTo(at stamp, u *uplink, addr netip.AddrPort, rx *pathRx) *pat
 			}
 		}
 	}
-	var p *pathTx
-	if len(b.paths) < maxPaths {
-		p = newPathTx(uint8(len(b.paths)), fmt.Sprintf("%s-%d", u.name, len(b.paths)), u, addr, 0)
-		b.paths = append(b.paths, p)
-	} else if p = b.unused(at); p != nil {
-		p.name, p.uplink, p.learned = fmt.Sprintf("%s-%d", u.name, p.id), u, 0
+	p := newPathTx(0, "", u, addr, 0)
+	if b.placePath(p) != nil {
+		if p = b.unused(at); p == nil {
+			return nil
+		}
+		p.uplink, p.learned = u, 0
 		p.setRemote(addr)
-	} else {
-		return nil
 	}
-	p.heard = at
+	p.name, p.heard = fmt.Sprintf("%s-%d", u.name, p.id), at
 	if rx != nil {
 		p.learned = rx.id + 1
 	}
@@ -185,7 +182,7 @@ func (b *Bond) unused(at stamp) *pathTx {
 // forgetUnused drops the learned paths of earlier sessions at the start of a new one, when paths get new numbers: where
 // the peer was once, others may be now. Called with mu held.
 func (b *Bond) forgetUnused(at stamp) {
-	if len(b.cfg.Paths) > 0 {
+	if b.configured {
 		return
 	}
 	b.paths = slices.DeleteFunc(b.paths, func(p *pathTx) bool { return at-p.heard > us(learnedFor) })
@@ -288,7 +285,9 @@ func (b *Bond) sendOpens(at stamp) stamp {
 		b.lastOpen = at
 		b.openTries++
 		for _, p := range b.paths {
-			b.sendOpen(p)
+			if !p.removed {
+				b.sendOpen(p)
+			}
 		}
 	}
 	return b.lastOpen + us(interval)
@@ -357,6 +356,9 @@ func (b *Bond) establish(at stamp, s *Session) {
 	for _, p := range b.paths {
 		p.reset()
 		p.stateSince = at
+		if p.removed {
+			p.state = PathDown
+		}
 	}
 	b.host.log.Info("session established", "peer", b.cfg.Name)
 	select {
@@ -403,6 +405,9 @@ func (b *Bond) sayClose(now time.Time, at stamp) {
 	}
 	for _, p := range b.paths {
 		for range 2 {
+			if p.removed {
+				break
+			}
 			b.emit(now, at, p, header{kind: kindClose}, nil, false, false)
 		}
 	}

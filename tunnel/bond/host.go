@@ -59,6 +59,7 @@ type uplink struct {
 	sock atomic.Pointer[Socket]
 	mtu  int
 	rate int64
+	left atomic.Bool // removed from the host
 
 	wmu     sync.Mutex // bonds of several peers share the socket
 	failing bool       // the last write failed; guarded by wmu

@@ -78,7 +78,9 @@ func (l *Lane) MaxPacketSize() int {
 	defer b.mu.Unlock()
 	size := 1500 - 28
 	for _, p := range b.paths {
-		size = min(size, p.mtu())
+		if !p.removed {
+			size = min(size, p.mtu())
+		}
 	}
 	return size - Overhead
 }

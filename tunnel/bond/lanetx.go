@@ -61,6 +61,7 @@ type laneTx struct {
 	ctl       *fec.Controller
 	debt      float64 // repairs owed
 	shelter   float64 // least repair ratio now; see setShelter
+	least     int     // length of the packets it is for
 	uncovered int     // source packets since the last repair
 	tailFrom  stamp   // when the newest source packet went; 0: the tail is covered
 	tailDue   int     // repairs of the tail still to send

@@ -49,6 +49,7 @@ type world struct {
 	net   *wan.Network
 	links []*wan.Link
 	names []string
+	used  int   // links that the nodes use
 	a, b  *side // a has the lesser key: it opens the lanes
 	cfg   worldConfig
 }
@@ -76,6 +77,7 @@ func bothWays(imps ...wan.Impairment) []worldLink {
 // worldConfig is what a world may have beside links.
 type worldConfig struct {
 	links          []worldLink
+	later          int // so many of the links, the last ones, are used only after join
 	clockA, clockB skew
 
 	mtu   int                                    // of the uplinks; 0: 1500
@@ -107,9 +109,58 @@ func newWorldOf(t testing.TB, seed uint64, cfg worldConfig) *world {
 	for _, l := range cfg.links {
 		w.connect(l)
 	}
+	w.used = len(w.links) - cfg.later
 	w.a = w.start(ka, kb.Public(), true, cfg.clockA)
 	w.b = w.start(kb, ka.Public(), false, cfg.clockB)
 	return w
+}
+
+// join lets both nodes use the next link, b some time after a; leave takes a link from them.
+func (w *world) join(apart time.Duration) error {
+	i := w.used
+	w.used++
+	for _, s := range []*side{w.a, w.b} {
+		c, err := w.uplink(s.host, i, s == w.a)
+		if err != nil {
+			return err
+		}
+		if err := s.bond.AddPath(c); err != nil {
+			return err
+		}
+		time.Sleep(apart)
+	}
+	return nil
+}
+
+func (w *world) leave(i int, apart time.Duration) error {
+	for _, s := range []*side{w.a, w.b} {
+		if err := s.bond.RemovePath(w.names[i]); err != nil {
+			return err
+		}
+		if err := s.host.RemoveUplink(w.names[i]); err != nil {
+			return err
+		}
+		time.Sleep(apart)
+	}
+	return nil
+}
+
+// uplink opens a host's end of a link.
+func (w *world) uplink(h *Host, i int, isA bool) (PathConfig, error) {
+	a, b := addrs(i)
+	if !isA {
+		a, b = b, a
+	}
+	c, err := w.net.Listen(a)
+	if err != nil {
+		return PathConfig{}, err
+	}
+	sock := NewPacketSocket(c, a)
+	if w.cfg.wrap != nil {
+		sock = w.cfg.wrap(isA, i, sock)
+	}
+	return PathConfig{Name: w.names[i], Uplink: w.names[i], Remote: b},
+		h.AddUplink(Uplink{Name: w.names[i], Socket: sock, MTU: w.cfg.mtu})
 }
 
 // connect adds a link to the network; hosts that run already do not use it by themselves.
@@ -137,26 +188,15 @@ func (w *world) start(key identity.PrivateKey, peer identity.PublicKey, isA bool
 		h.clock = k.clock() // the base stays the world's: the nodes' time stamps differ like their clocks
 	}
 	cfg := PeerConfig{Name: "peer", Key: peer}
-	for i := range w.links {
-		a, b := addrs(i)
-		if !isA {
-			a, b = b, a
-		}
-		c, err := w.net.Listen(a)
+	for i := range w.used {
+		c, err := w.uplink(h, i, isA)
 		if err != nil {
-			w.t.Fatal(err)
-		}
-		sock := NewPacketSocket(c, a)
-		if w.cfg.wrap != nil {
-			sock = w.cfg.wrap(isA, i, sock)
-		}
-		if err := h.AddUplink(Uplink{Name: w.names[i], Socket: sock, MTU: w.cfg.mtu}); err != nil {
 			w.t.Fatal(err)
 		}
 		if w.cfg.learn && !isA {
 			continue
 		}
-		cfg.Paths = append(cfg.Paths, PathConfig{Name: w.names[i], Uplink: w.names[i], Remote: b})
+		cfg.Paths = append(cfg.Paths, c)
 	}
 	bd, err := h.Bond(cfg)
 	if err != nil {

@@ -9,7 +9,7 @@ func (s *Session) advance(now time.Time, at stamp, p *pathTx) {
 	answered := p.acked && p.lastAck >= p.stateSince
 	switch p.state {
 	case PathOpening:
-		if p.acked {
+		if answered {
 			s.setState(at, p, PathUp)
 		} else if at-p.stateSince > us(downAfter) {
 			s.setState(at, p, PathDown)

@@ -109,6 +109,7 @@ type pathTx struct {
 	lastData  stamp // last lane packet or repair
 	idle      bool  // had credit left since the last datagram
 
+	removed     bool  // taken out; only its place is kept
 	wantOpen    bool  // a handshake is due
 	learned     uint8 // for a path learned from the peer: its number there plus one
 	heard       stamp // when a handshake or another address last named the path

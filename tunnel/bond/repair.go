@@ -19,7 +19,7 @@ func (t *laneTx) onSource(at stamp, seq uint64, payload []byte, path uint8) {
 		t.enc = fec.NewEncoder(fecWindow, maxPacket)
 	}
 	t.enc.Add(seq, payload)
-	if len(payload) < shelterLeast {
+	if len(payload) < t.least {
 		ratio = t.ctl.Ratio()
 	}
 	t.debt += ratio
@@ -38,9 +38,11 @@ const (
 	shelterHalf = 0.5
 	// shelterLoss is the loss from which shelter is worth it.
 	shelterLoss = 0.001
-	// shelterLeast is the least length of a packet that shelter is for: shorter ones are mostly bare acknowledgements, whose
-	// loss QUIC does not count, and a node that only receives sends nothing else for hours.
+	// shelterLeast is the least length of a packet that shelter is for once the lane has brought shelterAcks packets: shorter
+	// ones are mostly bare acknowledgements, and a node that only receives sends nothing else for hours. Before that they
+	// count: without, the window of one simulated heavy lane in ten stayed under 50 packets.
 	shelterLeast = 160
+	shelterAcks  = 1 << 14
 	// interactiveNeed is the window in bytes that makes an interactive lane grown.
 	interactiveNeed = 512 << 10
 )
@@ -49,7 +51,10 @@ const (
 // reordering by packets and time, and each loss it sees holds its slow start up, or ends it when two overlap; once the
 // window is large, a cut that is undone costs nothing. Repair is cheap meanwhile: the lane does not fill the paths yet.
 func (s *Session) setShelter(l *Lane) {
-	l.tx.shelter = 0
+	l.tx.shelter, l.tx.least = 0, 0
+	if l.rx.received > shelterAcks {
+		l.tx.least = shelterLeast
+	}
 	c := l.conn.Load()
 	if c == nil || l.tx.class == Realtime {
 		return

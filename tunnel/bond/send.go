@@ -197,6 +197,9 @@ func (s *Session) tick(now time.Time, at stamp) {
 	s.lost = s.lost[:0]
 	starting := false
 	for _, p := range b.paths {
+		if p.removed {
+			continue
+		}
 		s.advance(now, at, p)
 		s.probe(now, at, p)
 		starting = starting || (p.state == PathOpening && at-s.since < us(time.Second)) ||

@@ -421,7 +421,9 @@ func (s *Session) onReport(now time.Time, at stamp, no uint32, r *report) {
 		}
 		p := b.paths[pr.id]
 		s.lost = p.onReport(now, at, pr, s.lost)
-		s.advance(now, at, p)
+		if !p.removed {
+			s.advance(now, at, p)
+		}
 	}
 	for i := range r.lanes {
 		if l := s.lanes[r.lanes[i].id]; l != nil {

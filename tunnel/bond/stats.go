@@ -70,6 +70,9 @@ func (b *Bond) Stats() Stats {
 	st := Stats{Name: b.cfg.Name}
 	s := b.sess
 	for _, p := range b.paths {
+		if p.removed {
+			continue
+		}
 		ps := PathStats{
 			Name: p.name, Uplink: p.uplink.name, Local: p.uplink.socket().LocalAddr(), Remote: p.remote, State: p.state, RTT: p.rtt,
 			Loss: p.lossShort, LossFloor: p.ctrl.LossFloor(), Bandwidth: p.ctrl.Bandwidth(), Queue: p.ctrl.QueueDelay(),

@@ -3,6 +3,8 @@ package bond
 import (
 	"testing"
 	"time"
+
+	"github.com/landbridge/landbridge/bench/wan"
 )
 
 // Defects that the simulated suite found, each with a small test of its own.
@@ -71,20 +73,37 @@ func TestLeftOutPathHasNoSay(t *testing.T) {
 	})
 }
 
-// Bare acknowledgements are not sheltered: the window of a node that only receives never grows, and each of its packets
-// went twice.
-func TestShelterIsNotForAcknowledgements(t *testing.T) {
-	for _, tc := range []struct {
-		size int
-		debt float64
-	}{{60, 0}, {shelterLeast - 1, 0}, {shelterLeast, 1}, {1200, 1}} {
-		l := newLaneTx(laneID(Bulk, 0), Bulk)
-		l.shelter = 1
-		l.onSource(1, 0, make([]byte, tc.size), 0)
-		if l.debt != tc.debt {
-			t.Errorf("a packet of %d bytes in shelter owes %v repairs, want %v", tc.size, l.debt, tc.debt)
+// Bare acknowledgements are sheltered only while the peer's window grows: that of a node that only receives never does, and
+// each of its packets went twice for good.
+func TestShelterOfAcknowledgementsEnds(t *testing.T) {
+	seed := testSeed(t)
+	inBubble(t, func(t *testing.T) {
+		w := newWorldOf(t, seed, worldConfig{links: simLinks("heavy")})
+		defer w.close()
+		sa, sb := w.sessions()
+		<-sa.Started()
+		<-sb.Started()
+		p := w.lane(sa, sb, Bulk)
+		defer p.close()
+		w.a.bond.mu.Lock()
+		defer w.a.bond.mu.Unlock()
+		for _, tc := range []struct {
+			received uint64
+			size     int
+			debt     float64
+		}{{0, 60, 1}, {shelterAcks, 60, 1}, {shelterAcks + 1, 60, 0}, {shelterAcks + 1, shelterLeast - 1, 0}, {shelterAcks + 1, shelterLeast, 1}} {
+			l := p.la
+			l.rx.received, l.tx.debt = tc.received, 0
+			sa.setShelter(l)
+			if l.tx.shelter != 1 {
+				t.Fatalf("shelter %v with a window as it began, want 1", l.tx.shelter)
+			}
+			l.tx.onSource(1, l.tx.next, make([]byte, tc.size), 0)
+			if l.tx.debt != tc.debt {
+				t.Errorf("after %d packets one of %d bytes owes %v repairs, want %v", tc.received, tc.size, l.tx.debt, tc.debt)
+			}
 		}
-	}
+	})
 }
 
 // While no path is up, a suspect one carries the lanes; with another one up it does not.
@@ -118,6 +137,41 @@ func TestSuspectPathCarriesWhileNoneIsUp(t *testing.T) {
 					t.Errorf("pick %d with paths %v and %v: %q, want %q", how, tc.p, tc.q, got, tc.want)
 				}
 			}
+		}
+	})
+}
+
+// A lesson is as long as the lane's round trip, not as what a receiving node remembers of a handshake that went badly.
+func TestLessonAfterASlowHandshake(t *testing.T) {
+	seed := testSeed(t)
+	inBubble(t, func(t *testing.T) {
+		w := newWorldOf(t, seed, worldConfig{links: simLinks("clean", 0)})
+		defer w.close()
+		sa, sb := w.sessions()
+		<-sa.Started()
+		<-sb.Started()
+		time.Sleep(time.Second)
+		imp := w.links[0].Impairment(wan.AtoB)
+		slow := imp
+		slow.Delay += 300 * time.Millisecond
+		if err := w.links[0].SetImpairment(wan.AtoB, slow); err != nil {
+			t.Fatal(err)
+		}
+		p := w.lane(sa, sb, Bulk)
+		defer p.close()
+		time.Sleep(time.Second) // its first sample comes after the handshake
+		if err := w.links[0].SetImpairment(wan.AtoB, imp); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		w.a.bond.mu.Lock()
+		defer w.a.bond.mu.Unlock()
+		_, own := sa.capacity()
+		if srtt := p.ca.ConnectionStats().SmoothedRTT; srtt <= own*5/4 {
+			t.Fatalf("the handshake left an estimate of %v, want well over the lane's %v for this test", srtt, own)
+		}
+		if most := time.Duration(lessonWait * float64(own)); p.la.rx.lesson.wait == 0 || p.la.rx.lesson.wait > most {
+			t.Errorf("a lesson takes %v, want at most %v", p.la.rx.lesson.wait, most)
 		}
 	})
 }

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/quic-go/quic-go"
+
 	"github.com/landbridge/landbridge/bench/wan"
 )
 
@@ -25,7 +27,9 @@ type simCase struct {
 	warm   time.Duration
 	run    time.Duration // what is measured, after warm
 	a, b   skew
+	later  int             // links that join during the run
 	script func(r *simRun) // what happens meanwhile, in a goroutine of its own
+	race   bool            // also under the race detector, which takes ten times as long
 	want   simBounds
 }
 
@@ -56,7 +60,8 @@ type simRun struct {
 	c     *simCase
 	w     *world
 	lane  *lanePair
-	start time.Time // of the flows
+	start time.Time               // of the flows
+	base  [2]quic.ConnectionStats // of both ends before the flows
 	done  chan struct{}
 
 	mu     sync.Mutex
@@ -88,22 +93,29 @@ func (r *simRun) fault(kind, format string, args ...any) {
 	r.faults = append(r.faults, kind+": "+fmt.Sprintf(format, args...))
 }
 
-// change alters one direction of a link.
-func (r *simRun) change(link int, d wan.Direction, f func(*wan.Impairment)) {
-	imp := r.w.links[link].Impairment(d)
-	f(&imp)
-	if err := r.w.links[link].SetImpairment(d, imp); err != nil {
+// did notes what a step of the script came to.
+func (r *simRun) did(err error) {
+	if err != nil {
 		r.fault("script", "%v", err)
 	}
 }
 
-// wireBytes is what both nodes have sent so far, as Ethernet frames.
+// change alters one direction of a link.
+func (r *simRun) change(link int, d wan.Direction, f func(*wan.Impairment)) {
+	imp := r.w.links[link].Impairment(d)
+	f(&imp)
+	r.did(r.w.links[link].SetImpairment(d, imp))
+}
+
+// wireBytes is what both nodes have sent so far, as Ethernet frames, over removed paths too.
 func (w *world) wireBytes() uint64 {
 	var n uint64
 	for _, s := range []*side{w.a, w.b} {
-		for _, p := range s.bond.Stats().Paths {
-			n += p.SentBytes
+		s.bond.mu.Lock()
+		for _, p := range s.bond.paths {
+			n += p.sentBytes
 		}
+		s.bond.mu.Unlock()
 	}
 	return n
 }
@@ -295,19 +307,21 @@ func (r *simRun) queues(b *Bond) {
 // QUIC packet came through, once: bytes sent on one end are the bytes received on the other. What quic-go took for lost
 // was therefore late, never gone.
 func (r *simRun) settled() {
-	for _, s := range []*side{r.w.a, r.w.b} {
-		for _, l := range s.bond.Stats().Lanes {
-			if l.Unconfirmed != 0 {
-				r.fault("unconfirmed", "lane %d of %v: %d packets", l.ID, s.key.Public(), l.Unconfirmed)
-			}
+	a, b := r.w.a.bond.Stats().Lanes[0], r.w.b.bond.Stats().Lanes[0]
+	for name, l := range map[string][2]LaneStats{"a to b": {a, b}, "b to a": {b, a}} {
+		if got := l[1].Received + l[1].Recovered; l[0].Unconfirmed != 0 || got != l[0].Sent {
+			r.fault("lane loss", "%s: %d packets sent, %d arrived, %d not confirmed", name, l[0].Sent, got, l[0].Unconfirmed)
 		}
 	}
-	a, b := r.lane.ca.ConnectionStats(), r.lane.cb.ConnectionStats()
-	if b.BytesSent != a.BytesReceived {
-		r.fault("quic loss", "b sent %d bytes, a received %d", b.BytesSent, a.BytesReceived)
-	}
-	if a.BytesSent != b.BytesReceived {
-		r.fault("quic loss", "a sent %d bytes, b received %d", a.BytesSent, b.BytesReceived)
+	// The bytes of a handshake that lost packets do not agree in quic-go's own books.
+	ca, cb := r.lane.ca.ConnectionStats(), r.lane.cb.ConnectionStats()
+	for name, n := range map[string][2]uint64{
+		"b to a": {cb.BytesSent - r.base[1].BytesSent, ca.BytesReceived - r.base[0].BytesReceived},
+		"a to b": {ca.BytesSent - r.base[0].BytesSent, cb.BytesReceived - r.base[1].BytesReceived},
+	} {
+		if n[0] != n[1] {
+			r.fault("quic loss", "%s: %d bytes sent, %d received", name, n[0], n[1])
+		}
 	}
 }
 
@@ -317,13 +331,15 @@ const simQuiet = 2 * time.Second
 // runSim runs a scenario once, inside a bubble.
 func runSim(t testing.TB, c *simCase, seed uint64) simResult {
 	r := &simRun{t: t, c: c, done: make(chan struct{}), peaks: map[string]int{}}
-	r.w = newWorldOf(t, seed, worldConfig{links: c.links, clockA: c.a, clockB: c.b})
+	r.w = newWorldOf(t, seed, worldConfig{links: c.links, later: c.later, clockA: c.a, clockB: c.b})
 	defer r.w.close()
 	sa, sb := r.w.sessions()
 	<-sa.Started()
 	<-sb.Started()
 	r.lane = r.w.lane(sa, sb, Bulk)
 	defer r.lane.close()
+	time.Sleep(simQuiet)
+	r.base = [2]quic.ConnectionStats{r.lane.ca.ConnectionStats(), r.lane.cb.ConnectionStats()}
 	r.start = time.Now()
 	var wg sync.WaitGroup
 	wg.Go(r.watch)

@@ -1,0 +1,5 @@
+//go:build race
+
+package bond
+
+const raceEnabled = true

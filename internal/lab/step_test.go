@@ -88,6 +88,12 @@ func TestJudgeStep(t *testing.T) {
 			}
 			return 48
 		}, 1.44}, // 0.44 s of the new rate and 0.06 s of the old make 0.9 of it
+		{"a burst is no use", 16, 48, flat(0), func(since time.Duration) float64 {
+			if since < 100*ms {
+				return 60
+			}
+			return 16
+		}, -1},
 		{"a rise not used", 16, 48, flat(0), steady(40), -1},
 	} {
 		s := StepResult{Carrier: "ct", FromMbit: tc.from, ToMbit: tc.to}

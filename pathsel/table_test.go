@@ -76,6 +76,8 @@ func TestStates(t *testing.T) {
 		{"browned out for 4 s", settled, ".x.x.x.x.x." + repeat(".", 80), StateBrownout},
 		{"and well for 20 s", settled, ".x.x.x.x.x." + repeat(".", 400), StateUp},
 		{"delay stays: the new normal", settled, repeat("s", 1300), StateUp},
+		{"loss stays for 50 s", settled, repeat(".........x", 100), StateBrownout},
+		{"loss stays: the new normal", settled, repeat(".........x", 140), StateUp},
 		{"silent in a brownout, then heard", settled, ".x.x.x.x.x." + "-----.", StateBrownout},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -141,8 +143,12 @@ func TestBoostOnlyInUse(t *testing.T) {
 		if got := f.table.Boost(1) > f.now; got != used {
 			t.Errorf("in use %v: boost %v", used, got)
 		}
-		f.table.Traffic(f.now, 1, Out, Counts{Packets: 200})
-		f.feed(repeat(".", 10))
+		f.feed(repeat(".", 40))
+		f.table.Traffic(f.now, 1, Out, Counts{Packets: 200, Lost: 5, Bursts: 5})
+		f.feed(".")
+		if f.table.tracks[0].dir[Out].lossTest.sum < lossDoubt {
+			t.Error("no doubt, so nothing is tested")
+		}
 		if f.table.Boost(1) > f.now {
 			t.Error("boosted although traffic tells")
 		}

@@ -195,8 +195,7 @@ func TestForeignPeer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b, la, lb, stop := pair(t, "50mbit delay 10ms")
 		a.RemovePath(5)
-		b.RemovePath(5)
-		b.AllowOpen(1000)
+		b.AllowOpen(1000) // and it goes on probing the same address itself
 		if err := a.AddPath(Path{ID: 6, Uplink: "ct", Remote: there}); err != nil {
 			t.Fatal(err)
 		}
@@ -205,8 +204,8 @@ func TestForeignPeer(t *testing.T) {
 		if replies, out, back := la.count(); replies < 38 || out+back > 0 {
 			t.Errorf("%d replies, %d and %d lost", replies, out, back)
 		}
-		if n, _, _ := lb.count(); n > 0 {
-			t.Errorf("the reflector took %d probes for replies", n)
+		if n, _, _ := lb.count(); n < 38 {
+			t.Errorf("the reflector's own probes got %d replies", n)
 		}
 		if _, r := b.Stats(); r.Open < 38 {
 			t.Errorf("%+v", r)

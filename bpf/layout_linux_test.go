@@ -50,6 +50,14 @@ func TestEnumsMatchC(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	reflector, err := loadReflector()
+	if err != nil {
+		t.Fatal(err)
+	}
+	guard, err := loadGuard()
+	if err != nil {
+		t.Fatal(err)
+	}
 	states := goEnum(PathUp + 1)
 	delete(states, "max")
 	actions := goEnum(numRuleActions)
@@ -64,6 +72,8 @@ func TestEnumsMatchC(t *testing.T) {
 		{classifier, "action", "ACTION_", map[string]uint64{"none": 0, "capture": uint64(Capture), "pass": uint64(Pass), "drain": uint64(Drain)}},
 		{classifier, "rule_action", "RULE_", actions},
 		{classifier, "class", "CLASS_", goEnum(numClasses)},
+		{reflector, "probe_verdict", "PROBE_", goEnum(numProbeVerdicts)},
+		{guard, "guard_verdict", "GUARD_", goEnum(numGuardVerdicts)},
 		{classifier, "path_state", "PATH_", states},
 	} {
 		if got := cEnum(t, tt.spec, tt.name, tt.prefix); !maps.Equal(got, tt.want) {
@@ -83,6 +93,14 @@ func TestStructsMatchC(t *testing.T) {
 		t.Fatal(err)
 	}
 	returns, err := loadReturns()
+	if err != nil {
+		t.Fatal(err)
+	}
+	reflector, err := loadReflector()
+	if err != nil {
+		t.Fatal(err)
+	}
+	guard, err := loadGuard()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,6 +125,19 @@ func TestStructsMatchC(t *testing.T) {
 		{classifier, "candidates", reflect.TypeFor[classifierCandidates]()},
 		{classifier, "path", reflect.TypeFor[classifierPath]()},
 		{classifier, "live", reflect.TypeFor[classifierLive]()},
+		{reflector, "path", reflect.TypeFor[classifierPath]()},
+		{reflector, "live", reflect.TypeFor[classifierLive]()},
+		{reflector, "session", reflect.TypeFor[reflectorSession]()},
+		{reflector, "sender", reflect.TypeFor[reflectorSender]()},
+		{reflector, "sender_key", reflect.TypeFor[reflectorSenderKey]()},
+		{reflector, "sent", reflect.TypeFor[reflectorSent]()},
+		{reflector, "reply", reflect.TypeFor[reflectorReply]()},
+		{reflector, "reflector_settings", reflect.TypeFor[reflectorReflectorSettings]()},
+		{reflector, "guard_settings", reflect.TypeFor[guardGuardSettings]()},
+		{guard, "guard_settings", reflect.TypeFor[guardGuardSettings]()},
+		{guard, "address", reflect.TypeFor[guardAddress]()},
+		{guard, "set_prefix4", reflect.TypeFor[guardSetPrefix4]()},
+		{guard, "set_prefix6", reflect.TypeFor[guardSetPrefix6]()},
 	} {
 		compareStruct(t, tt.spec, tt.name, tt.goes)
 	}

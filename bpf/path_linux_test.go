@@ -41,6 +41,21 @@ func must(t testing.TB, errs ...error) {
 	}
 }
 
+// clearMap empties a hash map with keys and values of any kind.
+func clearMap(m *ebpf.Map) error {
+	key, value := make([]byte, m.KeySize()), make([]byte, m.ValueSize())
+	var keys [][]byte
+	for it := m.Iterate(); it.Next(&key, &value); {
+		keys = append(keys, bytes.Clone(key))
+	}
+	for _, k := range keys {
+		if err := m.Delete(k); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // runRaw shows the program a frame and returns code, mark and the frame after.
 func runRaw(t testing.TB, p *ebpf.Program, frame []byte) (code int32, mark uint32, out []byte) {
 	t.Helper()

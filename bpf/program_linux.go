@@ -178,16 +178,8 @@ func (p *Program) remove(prefix netip.Prefix) error {
 // loaded, over all its NICs.
 func (p *Program) Verdicts() (Verdicts, error) {
 	var sum Verdicts
-	var perCPU []uint64
-	for v := range sum {
-		if err := p.verdicts.Lookup(uint32(v), &perCPU); err != nil {
-			return sum, explain("read verdict counters", err)
-		}
-		for _, n := range perCPU {
-			sum[v] += n
-		}
-	}
-	return sum, nil
+	err := explain("read verdict counters", sumCounters(p.verdicts, sum[:]))
+	return sum, err
 }
 
 // Close releases the program and its maps. Attachments have to be closed

@@ -276,19 +276,28 @@ enum guard_verdict {
 struct bucket_key {
 	__u32 family;
 	__u8 net[8];             /* /24 or /48 */
-	__u32 unused;
 };
 
-struct bucket {
-	__u64 full_at;           /* when it will be full again: one number says all */
+struct address {
+	__u32 family;
+	__u32 addr[4];           /* IPv4 in the first word */
 };
 
 struct guard_settings {
-	__u64 interval;          /* ns a packet of a stranger costs */
+	__u64 interval;          /* ns of credit that a stranger's packet costs */
 	__u64 burst;             /* ns of credit at most */
-	__u64 memory;            /* ns an outgoing flow opens the way back */
+	__u64 memory;            /* ns that an outgoing flow opens the way back; TCP: as long as the table has it */
 	__u32 enforce;
 	__u32 unused;
+};
+
+struct reflector_settings {
+	__u64 epoch;             /* UTC at CLOCK_MONOTONIC 0, ns since 1970 */
+	__u16 port;              /* of the reflector, 0: none; host order, as the next */
+	__u16 sender_low;        /* local ports our own probes come from, 0: none */
+	__u16 sender_high;
+	__u8 plain;              /* reflect packets without our tag, within the rate */
+	__u8 unused;
 };
 
 /* What a port is for, beside the rules' sets. */

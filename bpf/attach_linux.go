@@ -55,20 +55,40 @@ func (p *Program) Attach(ifindex int, m Method) (*Attachment, error) {
 	default:
 		return nil, &Error{Op: op, Err: fmt.Errorf("link type %q: must be Ethernet or plain IP: %w", t, errors.ErrUnsupported)}
 	}
+	a, err := attachTC(nic, prog, m, ingress(p.name))
+	return a, explain(op, err)
+}
+
+// hook is where at tc a program sits.
+type hook struct {
+	name   string
+	tcx    ebpf.AttachType
+	parent uint32
+	handle uint32 // of the filter: what shares a parent has another one
+}
+
+func ingress(name string) hook {
+	return hook{name, ebpf.AttachTCXIngress, netlink.HANDLE_MIN_INGRESS, filterHandle}
+}
+
+func egress(name string, n uint32) hook {
+	return hook{name, ebpf.AttachTCXEgress, netlink.HANDLE_MIN_EGRESS, filterHandle + n}
+}
+
+func attachTC(nic netlink.Link, prog *ebpf.Program, m Method, h hook) (*Attachment, error) {
 	if m != Clsact {
-		l, err := link.AttachTCX(link.TCXOptions{Interface: ifindex, Program: prog, Attach: ebpf.AttachTCXIngress})
+		l, err := link.AttachTCX(link.TCXOptions{Interface: nic.Attrs().Index, Program: prog, Attach: h.tcx})
 		if err == nil {
 			return &Attachment{method: TCX, close: l.Close}, nil
 		}
 		if m == TCX || !errors.Is(err, ebpf.ErrNotSupported) {
-			return nil, explain(op, err)
+			return nil, err
 		}
 	}
-	a, err := attachClsact(nic, prog, p.name)
-	return a, explain(op, err)
+	return attachClsact(nic, prog, h)
 }
 
-func attachClsact(nic netlink.Link, prog *ebpf.Program, name string) (*Attachment, error) {
+func attachClsact(nic netlink.Link, prog *ebpf.Program, h hook) (*Attachment, error) {
 	index := nic.Attrs().Index
 	qdisc := &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
 		LinkIndex: index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT,
@@ -81,10 +101,10 @@ func attachClsact(nic netlink.Link, prog *ebpf.Program, name string) (*Attachmen
 	}
 	filter := &netlink.BpfFilter{
 		FilterAttrs: netlink.FilterAttrs{
-			LinkIndex: index, Parent: netlink.HANDLE_MIN_INGRESS,
-			Handle: filterHandle, Priority: filterPriority, Protocol: unix.ETH_P_ALL,
+			LinkIndex: index, Parent: h.parent,
+			Handle: h.handle, Priority: filterPriority, Protocol: unix.ETH_P_ALL,
 		},
-		Fd: prog.FD(), Name: "landbridge_" + name, DirectAction: true,
+		Fd: prog.FD(), Name: "landbridge_" + h.name, DirectAction: true,
 	}
 	removeQdisc := func() error {
 		if !created {

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"net/netip"
 	"os"
+	"slices"
 	"testing"
 )
 
@@ -36,6 +37,10 @@ const (
 	authHeader  = 51
 	noNext      = 59
 	destOptions = 60
+	protoSCTP   = 132
+	mobility    = 135
+	hip         = 139
+	shim6       = 140
 )
 
 // extHeader is an IPv6 extension header without its first byte.
@@ -89,81 +94,193 @@ func packet(src, dst netip.AddrPort, flags byte, exts ...extHeader) []byte {
 	return append(b, tcp...)
 }
 
-// naiveParse is what the program should make of a frame up to the trie: the
-// destination, or the verdict.
-func naiveParse(frame []byte) (dst netip.Addr, ok bool, v Verdict) {
-	for _, m := range frame[:6] {
-		if m != 0 {
-			return dst, false, OtherHost
-		}
+// withVLAN puts tags behind the MAC addresses, outermost first.
+func withVLAN(frame []byte, tags ...uint32) []byte {
+	var b []byte
+	for _, t := range tags {
+		b = binary.BigEndian.AppendUint32(b, t)
 	}
-	ip := frame[etherLen:]
-	switch binary.BigEndian.Uint16(frame[12:]) {
-	case 0x0800:
-		return naiveParse4(ip)
-	case 0x86dd:
-		return naiveParse6(ip)
-	}
-	return dst, false, NotIP
+	return slices.Concat(frame[:12], b, frame[12:])
 }
 
-func naiveParse4(ip []byte) (dst netip.Addr, ok bool, v Verdict) {
+// udp turns the TCP packet that packet made into UDP with a payload.
+func udp(frame []byte, payload ...byte) []byte {
+	frame = slices.Concat(frame[:len(frame)-20], frame[len(frame)-20:len(frame)-16], make([]byte, 4), payload)
+	l4 := len(frame) - 8 - len(payload)
+	binary.BigEndian.PutUint16(frame[l4+4:], uint16(8+len(payload)))
+	if ip := frame[etherLen:]; ip[0]>>4 == 4 {
+		ip[9] = protoUDP
+		binary.BigEndian.PutUint16(ip[2:], uint16(len(ip)))
+	} else {
+		next := 6
+		if l4 > etherLen+40 { // the last extension header; those before it are skipped by length
+			next = 40
+			for ip[next] != protoTCP {
+				next += 8 + int(ip[next+1])*8
+			}
+		}
+		ip[next] = protoUDP
+		binary.BigEndian.PutUint16(ip[4:], uint16(len(ip)-40))
+	}
+	return frame
+}
+
+// fixIPv4 sets the header checksum.
+func fixIPv4(frame []byte) []byte {
+	ip := frame[etherLen:]
+	ip[10], ip[11] = 0, 0
+	binary.BigEndian.PutUint16(ip[10:], ^onesSum(ip[:int(ip[0]&15)*4], 0))
+	return frame
+}
+
+// onesSum is the ones' complement sum of b (RFC 1071), added to sum.
+func onesSum(b []byte, sum uint32) uint16 {
+	for i := 0; i+1 < len(b); i += 2 {
+		sum += uint32(b[i])<<8 | uint32(b[i+1])
+	}
+	if len(b)%2 == 1 {
+		sum += uint32(b[len(b)-1]) << 8
+	}
+	for sum>>16 != 0 {
+		sum = sum&0xffff + sum>>16
+	}
+	return uint16(sum)
+}
+
+// seen is what a naive parser makes of a frame.
+type seen struct {
+	host, tagged, ip    bool
+	bad                 bool // not understood to the end
+	addrs, proto, ports bool // what is known
+	later, first        bool // which fragment it is, if it is one
+	id                  uint32
+	src, dst            netip.Addr
+	protocol            byte
+	sport, dport        uint16
+	dscp                byte
+}
+
+func naiveParse(frame []byte) (s seen) {
+	s.host = [6]byte(frame[:6]) == [6]byte{}
+	kind, rest := binary.BigEndian.Uint16(frame[12:]), frame[14:]
+	for n := 0; kind == 0x8100 || kind == 0x88a8; n++ {
+		if n == 2 || len(rest) < 4 {
+			if len(rest) >= 4 && binary.BigEndian.Uint16(rest)&0xfff != 0 {
+				s.tagged = true
+			}
+			s.ip, s.bad = true, true
+			return s
+		}
+		if binary.BigEndian.Uint16(rest)&0xfff != 0 {
+			s.tagged = true
+		}
+		kind, rest = binary.BigEndian.Uint16(rest[2:]), rest[4:]
+	}
+	switch kind {
+	case 0x0800:
+		s.ip = true
+		s.bad = !s.parse4(rest, len(frame))
+	case 0x86dd:
+		s.ip = true
+		s.bad = !s.parse6(rest)
+	}
+	return s
+}
+
+func (s *seen) parse4(ip []byte, total int) bool {
 	if len(ip) < 20 || ip[0]>>4 != 4 || ip[0]&15 < 5 {
-		return dst, false, Unparsed
+		return false
 	}
 	hdr := int(ip[0]&15) * 4
-	if (int(ip[6])<<8|int(ip[7]))&0x3fff != 0 {
-		return dst, false, Fragment
-	}
-	if ip[9] != protoTCP {
-		return dst, false, NotTCP
-	}
-	if int(ip[2])<<8|int(ip[3]) < hdr+20 || !naiveTCP(ip, hdr) {
-		return dst, false, Unparsed
-	}
-	dst, _ = netip.AddrFromSlice(ip[16:20])
-	return dst, true, 0
-}
-
-func naiveParse6(ip []byte) (dst netip.Addr, ok bool, v Verdict) {
-	if len(ip) < 40 || ip[0]>>4 != 6 {
-		return dst, false, Unparsed
-	}
-	next, off := ip[6], 40
-	for range 9 { // eight extension headers, then TCP
-		switch next {
-		case protoTCP:
-			if !naiveTCP(ip, off) {
-				return dst, false, Unparsed
+	if hdr > 20 {
+		if len(ip) < hdr {
+			return false
+		}
+		for _, b := range ip[20:hdr] {
+			if b == 131 || b == 137 { // source routes
+				return false
 			}
-			dst, _ = netip.AddrFromSlice(ip[24:40])
-			return dst, true, 0
-		case hopByHop, routing, destOptions, authHeader:
-			if len(ip) < off+4 || next == routing && ip[off+3] != 0 {
-				return dst, false, Unparsed
-			}
-			size := 8 + int(ip[off+1])*8
-			if next == authHeader {
-				size = 8 + int(ip[off+1])*4
-			}
-			next, off = ip[off], off+size
-		case fragment:
-			if len(ip) < off+8 {
-				return dst, false, Unparsed
-			}
-			if ip[off+2] != 0 || ip[off+3]&0xf9 != 0 {
-				return dst, false, Fragment
-			}
-			next, off = ip[off], off+8
-		default:
-			return dst, false, NotTCP
 		}
 	}
-	return dst, false, Unparsed
+	s.addrs, s.proto = true, true
+	s.src, s.dst, s.protocol = netip.AddrFrom4([4]byte(ip[12:])), netip.AddrFrom4([4]byte(ip[16:])), ip[9]
+	s.dscp = ip[1] >> 2
+	s.id = uint32(binary.LittleEndian.Uint16(ip[4:]))
+	if off := binary.BigEndian.Uint16(ip[6:]); off&0x1fff != 0 {
+		s.later = true
+		return s.protocol != protoTCP || off&0x1fff != 1
+	} else if off&0x2000 != 0 {
+		s.first = true
+	}
+	length := int(binary.BigEndian.Uint16(ip[2:]))
+	need := map[byte]int{protoTCP: 20, protoUDP: 8}[s.protocol]
+	return length >= hdr+need && s.transport(ip[hdr:])
 }
 
-func naiveTCP(ip []byte, off int) bool {
-	return len(ip) >= off+20 && ip[off+12]>>4 >= 5
+func (s *seen) parse6(ip []byte) bool {
+	if len(ip) < 40 || ip[0]>>4 != 6 {
+		return false
+	}
+	s.addrs = true
+	s.src, s.dst = netip.AddrFrom16([16]byte(ip[8:])), netip.AddrFrom16([16]byte(ip[24:]))
+	s.dscp = byte(binary.BigEndian.Uint16(ip)>>4) >> 2
+	next, rest := ip[6], ip[40:]
+	for range 9 { // eight extension headers, then the transport
+		size := 0
+		switch next {
+		case hopByHop, routing, destOptions, mobility, hip, shim6, authHeader:
+			if len(rest) < 4 {
+				return false
+			}
+			if next == routing && rest[3] != 0 {
+				s.addrs = false
+				return false
+			}
+			if size = 8 + int(rest[1])*8; next == authHeader {
+				size = 8 + int(rest[1])*4
+			}
+		case fragment:
+			if len(rest) < 8 {
+				return false
+			}
+			size = 8
+			off := binary.BigEndian.Uint16(rest[2:])
+			if off&0xfff9 == 0 {
+				break
+			}
+			if s.first {
+				return false
+			}
+			s.id = binary.LittleEndian.Uint32(rest[4:])
+			if off&0xfff8 != 0 {
+				s.later = true
+				if !slices.Contains([]byte{hopByHop, routing, destOptions, mobility, hip, shim6, authHeader, fragment}, rest[0]) {
+					s.proto, s.protocol = true, rest[0]
+				}
+				return s.protocol != protoTCP || off>>3 != 1
+			}
+			s.first = true
+		default:
+			s.proto, s.protocol = true, next
+			return s.transport(rest)
+		}
+		next, rest = rest[0], rest[min(size, len(rest)):]
+	}
+	return false
+}
+
+func (s *seen) transport(b []byte) bool {
+	size, ok := map[byte]int{protoTCP: 20, protoUDP: 8, protoSCTP: 12}[s.protocol]
+	if !ok {
+		s.ports = true
+		return true
+	}
+	if len(b) < size || s.protocol == protoTCP && b[12]>>4 < 5 {
+		return false
+	}
+	s.ports = true
+	s.sport, s.dport = binary.BigEndian.Uint16(b), binary.BigEndian.Uint16(b[2:])
+	return true
 }
 
 // naiveLookup is the longest prefix that holds the address.

@@ -12,20 +12,28 @@ import (
 // and the policy route.
 type hook struct {
 	ns    *namespace
-	prog  *bpf.Program
+	prog  program
 	route policyRoute
 	nics  nics
 }
 
+// program is a *bpf.Classifier or a *bpf.Program.
+type program interface {
+	SetPrefixes(map[netip.Prefix]bpf.Action) error
+	Attach(ifindex int, m bpf.Method) (*bpf.Attachment, error)
+	Verdicts() (bpf.Verdicts, error)
+	Close() error
+}
+
 type hookConfig struct {
-	load       func(bpf.Config) (*bpf.Program, error)
+	// load may hand listeners to the program: no packet arrives before it
+	// returns.
+	load       func(bpf.Config) (program, error)
 	interfaces []string
 	prefixes   map[netip.Prefix]bpf.Action
 	route      policyRoute
 	method     bpf.Method
 	log        *slog.Logger
-	// prepare runs before the first packet can arrive; may be nil.
-	prepare func(*bpf.Program) error
 }
 
 // startHook acts in the namespace of the calling thread. Whatever fails, nothing
@@ -45,11 +53,6 @@ func startHook(cfg hookConfig) (_ *hook, err error) {
 		return nil, err
 	}
 	undo = append(undo, h.prog.Close)
-	if cfg.prepare != nil {
-		if err = cfg.prepare(h.prog); err != nil {
-			return nil, err
-		}
-	}
 	var without6 error
 	err = h.ns.do(func() (err error) { without6, err = h.route.install(); return err })
 	if err != nil {

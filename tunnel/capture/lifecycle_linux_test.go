@@ -176,7 +176,7 @@ func TestKilled(t *testing.T) {
 		if _, err := route.install(); err != nil {
 			return err
 		}
-		p, err := bpf.LoadCapture(bpf.Config{Mark: DefaultMark})
+		p, err := bpf.LoadClassifier(bpf.ClassifierConfig{Config: bpf.Config{Mark: DefaultMark}})
 		if err != nil {
 			return err
 		}

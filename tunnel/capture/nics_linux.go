@@ -29,7 +29,7 @@ const settle = 20 * time.Millisecond
 // (goroutine, on a thread in the namespace) -> reconcile.
 type nics struct {
 	ns     *namespace
-	prog   *bpf.Program
+	prog   program
 	log    *slog.Logger
 	method bpf.Method
 	names  []string

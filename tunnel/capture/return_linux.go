@@ -26,7 +26,8 @@ func (r *Return) Start() error {
 		return fmt.Errorf("start return capture: %w", err)
 	}
 	r.hook, err = startHook(hookConfig{
-		load: bpf.LoadReturn, interfaces: r.Interfaces, prefixes: set, method: r.Attach,
+		load:       func(c bpf.Config) (program, error) { return bpf.LoadReturn(c) },
+		interfaces: r.Interfaces, prefixes: set, method: r.Attach,
 		log:   logger(r.Log).With("source", "return"),
 		route: policyRoute{mark: or(r.Mark, DefaultReturnMark), table: or(r.Table, DefaultReturnTable), priority: or(r.RulePriority, DefaultRulePriority)},
 	})

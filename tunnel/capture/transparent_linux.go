@@ -45,12 +45,18 @@ func (t *Transparent) Start(ctx context.Context, h Handler) error {
 	}
 	var listeners []net.Listener
 	s.hook, err = startHook(hookConfig{
-		load: bpf.LoadCapture, interfaces: t.Interfaces, prefixes: s.set, method: t.Attach, log: srv.log,
-		route: policyRoute{mark: or(t.Mark, DefaultMark), table: or(t.Table, DefaultTable), priority: or(t.RulePriority, DefaultRulePriority)},
-		prepare: func(p *bpf.Program) (err error) {
-			listeners, err = s.open(ctx, t.ListenPort, p)
-			return err
+		load: func(c bpf.Config) (program, error) {
+			p, err := bpf.LoadClassifier(bpf.ClassifierConfig{Config: c})
+			if err != nil {
+				return nil, err
+			}
+			if listeners, err = s.open(ctx, t.ListenPort, p); err != nil {
+				return nil, errors.Join(err, p.Close())
+			}
+			return p, nil
 		},
+		interfaces: t.Interfaces, prefixes: s.set, method: t.Attach, log: srv.log,
+		route: policyRoute{mark: or(t.Mark, DefaultMark), table: or(t.Table, DefaultTable), priority: or(t.RulePriority, DefaultRulePriority)},
 	})
 	if err != nil {
 		for _, l := range listeners {
@@ -77,7 +83,7 @@ func or[T comparable](v, otherwise T) T {
 // open makes the listeners and hands them to the program. They sit on loopback:
 // the kernel hands them captured connections whatever their own address, and
 // nobody outside reaches them otherwise.
-func (s *transparentState) open(ctx context.Context, port uint16, p *bpf.Program) (ls []net.Listener, err error) {
+func (s *transparentState) open(ctx context.Context, port uint16, p *bpf.Classifier) (ls []net.Listener, err error) {
 	var conns [2]syscall.Conn
 	for i, v := range []struct {
 		network, host string

@@ -5,12 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
-	"reflect"
 	"runtime"
 	"slices"
 	"strconv"
@@ -18,28 +18,49 @@ import (
 	"testing"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/btf"
 	"golang.org/x/sys/unix"
 )
 
 const testMark, testMask = 0x4c00, 0xff00
 
-func loadTest(t testing.TB, load func(Config) (*Program, error), cfg Config) *Program {
+// rehearsal is for test runs: no sockets are assigned.
+var rehearsal = ClassifierConfig{Config: Config{Mark: testMark, Mask: testMask, rehearsal: 1}}
+
+func loadTestReturn(t testing.TB) *Program {
+	t.Helper()
+	requireRoot(t)
+	p, err := LoadReturn(Config{Mark: testMark, Mask: testMask, rehearsal: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	closeAtEnd(t, p)
+	return p
+}
+
+func loadTestClassifier(t testing.TB, cfg ClassifierConfig) *Classifier {
 	t.Helper()
 	requireRoot(t)
 	if cfg.Mark == 0 {
 		cfg.Mark, cfg.Mask = testMark, testMask
 	}
-	p, err := load(cfg)
+	if cfg.MaxFlows == 0 {
+		cfg.MaxFlows = 4096
+	}
+	c, err := LoadClassifier(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
+	closeAtEnd(t, c)
+	return c
+}
+
+func closeAtEnd(t testing.TB, c io.Closer) {
+	t.Helper()
 	t.Cleanup(func() {
-		if err := p.Close(); err != nil {
+		if err := c.Close(); err != nil {
 			t.Error(err)
 		}
 	})
-	return p
 }
 
 // skbContext is the beginning of struct __sk_buff.
@@ -86,8 +107,11 @@ func run(t testing.TB, p *Program, frame []byte) Verdict {
 		t.Fatalf("%x not counted", frame)
 	}
 	wantCode, wantMark := int32(-1), uint32(markBefore) // TC_ACT_UNSPEC: on to the next program
-	if verdict == Captured || verdict == CapturedNew {
+	switch verdict {
+	case Captured, CapturedNew:
 		wantCode, wantMark = 0, markBefore&^testMask|testMark
+	case Denied, DeniedUnparsed, NoPath:
+		wantCode = 2 // TC_ACT_SHOT
 	}
 	if mark := opts.ContextOut.(*skbContext).Mark; int32(code) != wantCode || mark != wantMark {
 		t.Errorf("%v: code %d, mark %#x; want %d, %#x", verdict, int32(code), mark, wantCode, wantMark)
@@ -165,8 +189,15 @@ func frames() map[string]struct {
 	add("v4 elsewhere", NotCaptured, packet(client4, ap("11.0.0.1:443"), flagSYN))
 	add("v4 don't fragment", CapturedNew, v4(), ip(6, 0x40))
 	add("v4 first fragment", Fragment, v4(), ip(6, 0x20))
-	add("v4 later fragment", Fragment, v4(), ip(7, 1))
-	add("v4 udp", NotTCP, v4(), ip(9, protoUDP))
+	add("v4 later fragment", Fragment, v4(), ip(7, 2))
+	add("v4 fragment over the TCP header", Unparsed, v4(), ip(7, 1))
+	add("v4 loose source route", Unparsed, append(v4(), make([]byte, 4)...), ip(0, 0x46), ip(3, 44), ip(20, 131, 3, 4, 0), ip(24+12, 0x50))
+	add("v4 strict source route", Unparsed, append(v4(), make([]byte, 4)...), ip(0, 0x46), ip(3, 44), ip(20, 1, 137, 3, 4), ip(24+12, 0x50))
+	add("v4 truncated options", Unparsed, v4()[:etherLen+38], ip(0, 0x4f))
+	add("v4 truncated udp", Unparsed, udp(v4())[:etherLen+27])
+	add("v4 sctp", NotTCP, v4(), ip(9, protoSCTP))
+	add("v4 truncated sctp", Unparsed, v4()[:etherLen+31], ip(9, protoSCTP))
+	add("v4 udp", NotTCP, udp(v4()))
 	add("v4 icmp", NotTCP, v4(), ip(9, 1))
 	add("v4 version", Unparsed, v4(), ip(0, 0x55))
 	add("v4 header length 4", Unparsed, v4(), ip(0, 0x44))
@@ -180,7 +211,13 @@ func frames() map[string]struct {
 	add("v4 multicast", OtherHost, v4(), at(0, 1, 0, 0x5e))
 	add("v4 broadcast", OtherHost, v4(), at(0, 255, 255, 255, 255, 255, 255))
 	add("arp", NotIP, v4(), at(12, 0x08, 0x06))
-	add("inline vlan", NotIP, v4(), at(12, 0x81, 0x00))
+	add("inline vlan", VLAN, withVLAN(v4(), 0x81000005))
+	add("priority tag", CapturedNew, withVLAN(v4(), 0x8100e000))
+	add("QinQ", VLAN, withVLAN(v6(), 0x88a80006, 0x81000005))
+	add("QinQ of priorities", CapturedNew, withVLAN(v6(), 0x88a82000, 0x81002000))
+	add("three tags", VLAN, withVLAN(v4(), 0x88a80006, 0x81000005, 0x81000005))
+	add("three priority tags", Unparsed, withVLAN(v4(), 0x8100e000, 0x8100e000, 0x8100e000))
+	add("tagged arp", VLAN, withVLAN(v4(), 0x81000005), at(16, 0x08, 0x06))
 	add("v6 as v4", Unparsed, v6(), at(12, 0x08, 0x00))
 	add("v4 as v6", Unparsed, v4(), at(12, 0x86, 0xdd))
 
@@ -189,7 +226,7 @@ func frames() map[string]struct {
 	add("v6 captured inside pass", CapturedNew, packet(client6, ap("[2001:db8:1:1::3]:443"), flagSYN))
 	add("v6 drain", Excluded, packet(client6, ap("[2001:db8:2::3]:443"), flagSYN))
 	add("v6 elsewhere", NotCaptured, packet(client6, ap("[2001:db9::]:443"), flagSYN))
-	add("v6 udp", NotTCP, v6(), ip(6, protoUDP))
+	add("v6 udp", NotTCP, udp(v6()))
 	add("v6 esp", NotTCP, v6(), ip(6, esp))
 	add("v6 no next header", NotTCP, v6(), ip(6, noNext))
 	add("v6 version", Unparsed, v6(), ip(0, 0x50))
@@ -202,7 +239,11 @@ func frames() map[string]struct {
 	add("v6 routing not at the end", Unparsed, v6(options(routing, 1)), ip(40+3, 1))
 	add("v6 atomic fragment", CapturedNew, v6(ext(fragment, make([]byte, 7)...)))
 	add("v6 first fragment", Fragment, v6(ext(fragment, 0, 0, 1, 0, 0, 0, 0)))
-	add("v6 later fragment", Fragment, v6(ext(fragment, 0, 0, 8, 0, 0, 0, 0)))
+	add("v6 later fragment", Fragment, v6(ext(fragment, 0, 0, 16, 0, 0, 0, 0)))
+	add("v6 later fragment of options", Fragment, v6(ext(fragment, 0, 0, 16, 0, 0, 0, 0), options(destOptions, 1)))
+	add("v6 fragment over the TCP header", Unparsed, v6(ext(fragment, 0, 0, 8, 0, 0, 0, 0)))
+	add("v6 fragment in a fragment", Unparsed, v6(ext(fragment, 0, 0, 1, 0, 0, 0, 0), ext(fragment, 0, 0, 1, 0, 0, 0, 0)))
+	add("v6 mobility, HIP, shim6", CapturedNew, v6(options(mobility, 1), options(hip, 1), options(shim6, 1)))
 	add("v6 far fragment", Fragment, v6(ext(fragment, 0, 0x80, 0, 0, 0, 0, 0)))
 	add("v6 eight options", CapturedNew, v6(slices.Repeat([]extHeader{options(destOptions, 1)}, 8)...))
 	add("v6 nine options", Unparsed, v6(slices.Repeat([]extHeader{options(destOptions, 1)}, 9)...))
@@ -212,9 +253,9 @@ func frames() map[string]struct {
 	return set
 }
 
-func newCapture(t testing.TB) *Program {
+func newCapture(t testing.TB) *Classifier {
 	t.Helper()
-	p := loadTest(t, LoadCapture, Config{Mark: testMark, Mask: testMask, rehearsal: 1})
+	p := loadTestClassifier(t, rehearsal)
 	if err := p.SetPrefixes(testSet); err != nil {
 		t.Fatal(err)
 	}
@@ -226,13 +267,13 @@ func newCapture(t testing.TB) *Program {
 
 func TestVerdicts(t *testing.T) {
 	p := newCapture(t)
-	ret := loadTest(t, LoadReturn, Config{Mark: testMark, Mask: testMask, rehearsal: 1})
+	ret := loadTestReturn(t)
 	if err := ret.SetPrefixes(testSet); err != nil {
 		t.Fatal(err)
 	}
 	for name, f := range frames() {
 		t.Run(name, func(t *testing.T) {
-			if got := run(t, p, f.frame); got != f.want {
+			if got := run(t, p.Program, f.frame); got != f.want {
 				t.Errorf("%v, want %v", got, f.want)
 			}
 			want := f.want
@@ -250,7 +291,7 @@ func TestVerdicts(t *testing.T) {
 // draining; listening sockets are no connections.
 func TestConnections(t *testing.T) {
 	p := newCapture(t)
-	ret := loadTest(t, LoadReturn, Config{Mark: testMark, Mask: testMask, rehearsal: 1})
+	ret := loadTestReturn(t)
 	for _, host := range []string{"127.0.0.1", "::1"} {
 		l := listenTCP(t, "tcp", net.JoinHostPort(host, "0"))
 		c, err := net.Dial("tcp", l.Addr().String())
@@ -285,7 +326,7 @@ func TestConnections(t *testing.T) {
 					t.Fatal(err)
 				}
 				frame := packet(tt.src, tt.dst, flagACK)
-				if got := run(t, p, frame); got != tt.lan {
+				if got := run(t, p.Program, frame); got != tt.lan {
 					t.Errorf("capture: %v, want %v", got, tt.lan)
 				}
 				if got := run(t, ret, frame); got != tt.ret {
@@ -300,13 +341,13 @@ func TestConnections(t *testing.T) {
 // family alone. Without rehearsal the assignment fails, a test run being no
 // ingress, and the packet passes too.
 func TestNoListener(t *testing.T) {
-	p := loadTest(t, LoadCapture, Config{})
+	p := loadTestClassifier(t, ClassifierConfig{})
 	if err := p.SetPrefixes(testSet); err != nil {
 		t.Fatal(err)
 	}
 	expect := func(v4, v6 Verdict) {
 		t.Helper()
-		got4, got6 := run(t, p, packet(client4, origin4, flagSYN)), run(t, p, packet(client6, origin6, flagSYN))
+		got4, got6 := run(t, p.Program, packet(client4, origin4, flagSYN)), run(t, p.Program, packet(client6, origin6, flagSYN))
 		if got4 != v4 || got6 != v6 {
 			t.Errorf("v4 %v, v6 %v; want %v, %v", got4, got6, v4, v6)
 		}
@@ -343,46 +384,42 @@ func seed(t testing.TB) *rand.Rand {
 	return rand.New(rand.NewPCG(s, 0))
 }
 
+// mutate damages a frame that it owns, behind the MAC addresses.
+func mutate(r *rand.Rand, frame []byte) []byte {
+	for range 1 + r.IntN(4) {
+		switch i := 12 + r.IntN(len(frame)-12); r.IntN(4) {
+		case 0:
+			frame[i] ^= 1 << r.IntN(8)
+		case 1:
+			frame[i] = byte(r.Uint32())
+		case 2: // the header fields that decide
+			frame[etherLen+[]int{0, 2, 3, 6, 7, 9, 20, 40, 41, 42, 43}[r.IntN(11)]%(len(frame)-etherLen)] ^= 1 << r.IntN(8)
+		default: // kernels refuse to test with less than an IP header
+			frame = frame[:max(i, min(len(frame), etherLen+40))]
+		}
+	}
+	return frame
+}
+
 // TestMutations compares the program with the naive parser on damaged packets.
 func TestMutations(t *testing.T) {
 	p := newCapture(t)
 	r := seed(t)
 	all := frames()
-	seen := Verdicts{}
+	got := Verdicts{}
+	naive := &naivePolicy{prefixes: testSet, first: map[naiveDatagram]naiveDecision{}}
 	names := slices.Sorted(maps.Keys(all))
-	for range 3000 {
+	for range 5000 {
 		name := names[r.IntN(len(names))]
-		frame := bytes.Clone(all[name].frame)
-		for range 1 + r.IntN(4) {
-			switch i := etherLen + r.IntN(len(frame)-etherLen); r.IntN(4) {
-			case 0:
-				frame[i] ^= 1 << r.IntN(8)
-			case 1:
-				frame[i] = byte(r.Uint32())
-			case 2: // the header fields that decide
-				frame[etherLen+[]int{0, 2, 3, 6, 7, 9}[r.IntN(6)]%(len(frame)-etherLen)] ^= 1 << r.IntN(8)
-			default: // kernels refuse to test with less than an IP header
-				frame = frame[:max(i, min(len(frame), etherLen+40))]
-			}
+		frame := mutate(r, bytes.Clone(all[name].frame))
+		want := naive.verdict(frame)
+		if v := run(t, p.Program, frame); v != want {
+			t.Fatalf("%s changed to %x: %v, want %v (%+v)", name, frame, v, want, naiveParse(frame))
 		}
-		dst, ok, want := naiveParse(frame)
-		if ok {
-			switch naiveLookup(testSet, dst) {
-			case Capture:
-				want = CapturedNew
-			case Pass, Drain:
-				want = Excluded
-			default:
-				want = NotCaptured
-			}
-		}
-		if got := run(t, p, frame); got != want {
-			t.Fatalf("%s changed to %x: %v, want %v", name, frame, got, want)
-		}
-		seen[want]++
+		got[want]++
 	}
-	for _, v := range []Verdict{Unparsed, Fragment, NotTCP, NotCaptured, CapturedNew, Excluded} {
-		if seen[v] == 0 {
+	for _, v := range []Verdict{Unparsed, Fragment, NotTCP, NotCaptured, CapturedNew, Excluded, VLAN, NotIP} {
+		if got[v] == 0 {
 			t.Errorf("no packet was %v: the test has lost its teeth", v)
 		}
 	}
@@ -427,7 +464,7 @@ func TestSetPrefixes(t *testing.T) {
 			case Pass, Drain:
 				want = Excluded
 			}
-			if got := run(t, p, packet(src, dst, flagSYN)); got != want {
+			if got := run(t, p.Program, packet(src, dst, flagSYN)); got != want {
 				t.Fatalf("round %d: %v: %v, want %v, of %v", round, dst, got, want, set)
 			}
 		}
@@ -435,7 +472,7 @@ func TestSetPrefixes(t *testing.T) {
 }
 
 func TestSetPrefixesErrors(t *testing.T) {
-	p := loadTest(t, LoadCapture, Config{MaxPrefixes: 2, Mark: testMark, Mask: testMask})
+	p := loadTestClassifier(t, ClassifierConfig{Config: Config{MaxPrefixes: 2, Mark: testMark, Mask: testMask}})
 	for _, set := range []map[netip.Prefix]Action{
 		{{}: Capture},
 		{netip.MustParsePrefix("10.0.0.1/8"): Capture},
@@ -454,7 +491,7 @@ func TestSetPrefixesErrors(t *testing.T) {
 		if err := p.SetPrefixes(full); err != nil {
 			t.Fatal(err)
 		}
-		if got := run(t, p, packet(client4, ap(second+".1.0.1:1"), flagSYN)); got != Excluded {
+		if got := run(t, p.Program, packet(client4, ap(second+".1.0.1:1"), flagSYN)); got != Excluded {
 			t.Errorf("%v, want excluded", got)
 		}
 	}
@@ -462,7 +499,7 @@ func TestSetPrefixesErrors(t *testing.T) {
 
 func TestLoadErrors(t *testing.T) {
 	for _, cfg := range []Config{{}, {Mark: 1, Mask: 2}, {Mark: 1, MaxPrefixes: -1}, {Mark: 1, MaxPrefixes: 1 << 30}} {
-		if p, err := LoadCapture(cfg); err == nil {
+		if p, err := LoadClassifier(ClassifierConfig{Config: cfg}); err == nil {
 			p.Close()
 			t.Errorf("loaded with %+v", cfg)
 		}
@@ -480,7 +517,7 @@ func TestMissingCapability(t *testing.T) {
 			result <- fmt.Errorf("drop capabilities: %w", err)
 			return
 		}
-		p, err := LoadCapture(Config{Mark: 1})
+		p, err := LoadClassifier(ClassifierConfig{Config: Config{Mark: 1}})
 		if err == nil {
 			p.Close()
 		}
@@ -491,80 +528,7 @@ func TestMissingCapability(t *testing.T) {
 	if !errors.As(err, &e) || !errors.Is(err, os.ErrPermission) {
 		t.Fatalf("error %v", err)
 	}
-	if !strings.HasPrefix(err.Error(), "load program capture_ether: missing capability: ") || !strings.Contains(e.Hint(), "CAP_BPF and CAP_NET_ADMIN") {
+	if !strings.HasPrefix(err.Error(), "make the live path table: missing capability: ") || !strings.Contains(e.Hint(), "CAP_BPF and CAP_NET_ADMIN") {
 		t.Errorf("error %q, hint %q", err, e.Hint())
-	}
-}
-
-// TestTypesMatchC compares enums and structs with the BTF of the object.
-func TestTypesMatchC(t *testing.T) {
-	spec, err := loadCapture()
-	if err != nil {
-		t.Fatal(err)
-	}
-	enum := func(name string) map[string]uint64 {
-		t.Helper()
-		var e *btf.Enum
-		if err := spec.Types.TypeByName(name, &e); err != nil {
-			t.Fatal(err)
-		}
-		m := map[string]uint64{}
-		for _, v := range e.Values {
-			m[v.Name] = v.Value
-		}
-		return m
-	}
-	want := map[string]uint64{"VERDICT_MAX": uint64(numVerdicts)}
-	for v := range numVerdicts {
-		want["VERDICT_"+strings.ToUpper(strings.ReplaceAll(v.String(), "-", "_"))] = uint64(v)
-	}
-	if got := enum("verdict"); !maps.Equal(got, want) {
-		t.Errorf("enum verdict is %v, Go has %v", got, want)
-	}
-	want = map[string]uint64{"ACTION_NONE": 0, "ACTION_CAPTURE": uint64(Capture), "ACTION_PASS": uint64(Pass), "ACTION_DRAIN": uint64(Drain)}
-	if got := enum("action"); !maps.Equal(got, want) {
-		t.Errorf("enum action is %v, Go has %v", got, want)
-	}
-	for name, goType := range map[string]reflect.Type{"prefix4": reflect.TypeFor[capturePrefix4](), "prefix6": reflect.TypeFor[capturePrefix6]()} {
-		var s *btf.Struct
-		if err := spec.Types.TypeByName(name, &s); err != nil {
-			t.Fatal(err)
-		}
-		if s.Size != uint32(goType.Size()) {
-			t.Errorf("struct %s has %d bytes, Go %d", name, s.Size, goType.Size())
-		}
-		for _, m := range s.Members {
-			f, ok := goType.FieldByNameFunc(func(n string) bool { return strings.EqualFold(n, m.Name) })
-			if !ok || f.Offset != uintptr(m.Offset.Bytes()) {
-				t.Errorf("struct %s: %s at %d, Go has it at %d (%v)", name, m.Name, m.Offset.Bytes(), f.Offset, ok)
-			}
-		}
-	}
-	if got := spec.Maps[captureMapVerdicts].MaxEntries; got != uint32(numVerdicts) {
-		t.Errorf("%d verdict counters, want %d", got, numVerdicts)
-	}
-	if got := Verdict(200).String(); got != "verdict-200" {
-		t.Errorf("unknown verdict is %q", got)
-	}
-}
-
-// BenchmarkProgram measures the program alone, per packet.
-func BenchmarkProgram(b *testing.B) {
-	p := newCapture(b)
-	for _, bb := range []struct {
-		name  string
-		frame []byte
-	}{
-		{"not-captured", packet(client4, ap("11.0.0.1:443"), flagACK)},
-		{"captured-new", packet(client4, origin4, flagACK)},
-		{"captured-new-v6", packet(client6, origin6, flagACK)},
-	} {
-		b.Run("packet="+bb.name, func(b *testing.B) {
-			_, perRun, err := p.ether.Benchmark(bb.frame, b.N, b.ResetTimer)
-			if err != nil {
-				b.Fatal(err)
-			}
-			b.ReportMetric(float64(perRun.Nanoseconds()), "ns/packet")
-		})
 	}
 }

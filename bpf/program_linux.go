@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/netip"
 	"sync"
-	"syscall"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/rlimit"
@@ -27,114 +26,82 @@ type Config struct {
 	rehearsal uint32 // 1: all but the assignment, which fails in a test run
 }
 
-// Program is a loaded program with its maps. All methods may be called
-// concurrently. The zero value is of no use; see [LoadCapture], [LoadReturn].
+// Program is a loaded program with the destinations it takes packets for. All
+// methods may be called concurrently. The zero value is of no use; see
+// [LoadClassifier], [LoadReturn].
 type Program struct {
-	ether, ip   *ebpf.Program
-	maps        captureMaps
-	name        string
-	maxPrefixes int
+	ether, ip            *ebpf.Program
+	prefixes4, prefixes6 *ebpf.Map
+	verdicts             *ebpf.Map
+	name                 string
+	maxPrefixes          int
 
 	mu       sync.Mutex
 	prefixes map[netip.Prefix]Action
 	closed   bool
 }
 
-// LoadCapture loads the program for NICs that face the customer. It captures
-// nothing until it has listeners, prefixes and an attachment. The error names
-// what is missing and, as an [*Error], has a hint.
-func LoadCapture(cfg Config) (*Program, error) {
-	return load(cfg, captureProgCaptureEther, captureProgCaptureIp)
-}
-
 // LoadReturn loads the program for NICs that face the origin: packets for a
 // prefix with action Capture go to the connection they belong to, if there is
 // one. It needs no listeners.
 func LoadReturn(cfg Config) (*Program, error) {
-	return load(cfg, captureProgReturnEther, captureProgReturnIp)
+	const op = "load program return"
+	spec, err := loadReturns()
+	if err != nil {
+		return nil, explain(op, err)
+	}
+	if err := cfg.apply(op, spec); err != nil {
+		return nil, err
+	}
+	coll, err := newCollection(spec, nil)
+	if err != nil {
+		return nil, explain(op, err)
+	}
+	defer coll.Close()
+	return newProgram("return", cfg, coll), nil
 }
 
-func load(cfg Config, ether, ip string) (*Program, error) {
-	op := "load program " + ether
+// apply checks the configuration and writes it into the specification.
+func (cfg *Config) apply(op string, spec *ebpf.CollectionSpec) error {
 	if cfg.Mask == 0 {
 		cfg.Mask = ^uint32(0)
 	}
 	if cfg.Mark == 0 || cfg.Mark&^cfg.Mask != 0 {
-		return nil, fmt.Errorf("%s: mark %#x must be non-zero and inside mask %#x", op, cfg.Mark, cfg.Mask)
+		return fmt.Errorf("%s: mark %#x must be non-zero and inside mask %#x", op, cfg.Mark, cfg.Mask)
 	}
 	if cfg.MaxPrefixes == 0 {
 		cfg.MaxPrefixes = MaxPrefixes
 	}
 	if cfg.MaxPrefixes < 1 || cfg.MaxPrefixes > 1<<20 {
-		return nil, fmt.Errorf("%s: max prefixes %d: must be 1 to %d", op, cfg.MaxPrefixes, 1<<20)
-	}
-	spec, err := loadCapture()
-	if err != nil {
-		return nil, explain(op, err)
-	}
-	if err := errors.Join(
-		spec.Variables[captureVarCaptureMark].Set(cfg.Mark),
-		spec.Variables[captureVarCaptureMask].Set(cfg.Mask),
-		spec.Variables[captureVarRehearsal].Set(cfg.rehearsal),
-	); err != nil {
-		return nil, explain(op, err)
+		return fmt.Errorf("%s: max prefixes %d: must be 1 to %d", op, cfg.MaxPrefixes, 1<<20)
 	}
 	// While one set replaces another, both are in the tries.
-	spec.Maps[captureMapPrefixes4].MaxEntries = 2 * uint32(cfg.MaxPrefixes)
-	spec.Maps[captureMapPrefixes6].MaxEntries = 2 * uint32(cfg.MaxPrefixes)
-	for name := range spec.Programs {
-		if name != ether && name != ip {
-			delete(spec.Programs, name)
-		}
-	}
+	spec.Maps[classifierMapPrefixes4].MaxEntries = 2 * uint32(cfg.MaxPrefixes)
+	spec.Maps[classifierMapPrefixes6].MaxEntries = 2 * uint32(cfg.MaxPrefixes)
+	return explain(op, errors.Join(
+		spec.Variables[classifierVarCaptureMark].Set(cfg.Mark),
+		spec.Variables[classifierVarCaptureMask].Set(cfg.Mask),
+		spec.Variables[classifierVarRehearsal].Set(cfg.rehearsal),
+	))
+}
+
+// newCollection loads spec with the maps that programs share.
+func newCollection(spec *ebpf.CollectionSpec, shared map[string]*ebpf.Map) (*ebpf.Collection, error) {
 	// Kernels before 5.11 charge maps to RLIMIT_MEMLOCK. Where raising it is
 	// not allowed, loading says so itself.
 	_ = rlimit.RemoveMemlock()
-
-	coll, err := ebpf.NewCollection(spec)
-	if err != nil {
-		return nil, explain(op, err)
-	}
-	defer coll.Close()
-	p := &Program{name: ether, maxPrefixes: cfg.MaxPrefixes, prefixes: make(map[netip.Prefix]Action)}
-	p.ether, p.ip = coll.DetachProgram(ether), coll.DetachProgram(ip)
-	if err := coll.Assign(&p.maps); err != nil {
-		_ = p.Close()
-		return nil, explain(op, err)
-	}
-	return p, nil
+	return ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: shared})
 }
 
-// SetListeners hands the transparent listening sockets to the program: TCP
-// sockets, not MPTCP, which a sockmap does not take. Either may be nil; TCP of
-// that family then passes. A socket leaves the map by itself when it closes.
-func (p *Program) SetListeners(v4, v6 syscall.Conn) error {
-	for key, l := range []syscall.Conn{v4, v6} {
-		var err error
-		if l == nil {
-			if err = p.maps.Listeners.Delete(uint32(key)); errors.Is(err, ebpf.ErrKeyNotExist) || errors.Is(err, syscall.EINVAL) {
-				err = nil // an empty slot of a sockmap is EINVAL
-			}
-		} else {
-			err = p.setListener(uint32(key), l)
-		}
-		if err != nil {
-			return explain(fmt.Sprintf("put listener %d into the socket map", key), err)
-		}
+// newProgram takes what it needs out of the collection. name is that of the C
+// functions without _ether and _ip.
+func newProgram(name string, cfg Config, coll *ebpf.Collection) *Program {
+	return &Program{
+		name: name, maxPrefixes: cfg.MaxPrefixes, prefixes: make(map[netip.Prefix]Action),
+		ether: coll.DetachProgram(name + "_ether"), ip: coll.DetachProgram(name + "_ip"),
+		prefixes4: coll.DetachMap(classifierMapPrefixes4), prefixes6: coll.DetachMap(classifierMapPrefixes6),
+		verdicts: coll.DetachMap(classifierMapVerdicts),
 	}
-	return nil
-}
-
-func (p *Program) setListener(key uint32, l syscall.Conn) error {
-	raw, err := l.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var putErr error
-	if err := raw.Control(func(fd uintptr) { putErr = p.maps.Listeners.Put(key, uint64(fd)) }); err != nil {
-		return err
-	}
-	return putErr
 }
 
 // SetPrefixes makes the tries hold exactly these prefixes; the longest that
@@ -195,32 +162,24 @@ func (p *Program) check(set map[netip.Prefix]Action) error {
 
 func (p *Program) put(prefix netip.Prefix, a Action) error {
 	if prefix.Addr().Is4() {
-		return p.maps.Prefixes4.Put(capturePrefix4{Bits: uint32(prefix.Bits()), Addr: prefix.Addr().As4()}, uint32(a))
+		return p.prefixes4.Put(classifierPrefix4{Bits: uint32(prefix.Bits()), Addr: prefix.Addr().As4()}, uint32(a))
 	}
-	return p.maps.Prefixes6.Put(capturePrefix6{Bits: uint32(prefix.Bits()), Addr: prefix.Addr().As16()}, uint32(a))
+	return p.prefixes6.Put(classifierPrefix6{Bits: uint32(prefix.Bits()), Addr: prefix.Addr().As16()}, uint32(a))
 }
 
 func (p *Program) remove(prefix netip.Prefix) error {
 	if prefix.Addr().Is4() {
-		return p.maps.Prefixes4.Delete(capturePrefix4{Bits: uint32(prefix.Bits()), Addr: prefix.Addr().As4()})
+		return p.prefixes4.Delete(classifierPrefix4{Bits: uint32(prefix.Bits()), Addr: prefix.Addr().As4()})
 	}
-	return p.maps.Prefixes6.Delete(capturePrefix6{Bits: uint32(prefix.Bits()), Addr: prefix.Addr().As16()})
+	return p.prefixes6.Delete(classifierPrefix6{Bits: uint32(prefix.Bits()), Addr: prefix.Addr().As16()})
 }
 
 // Verdicts returns how many packets got which verdict since the program was
 // loaded, over all its NICs.
 func (p *Program) Verdicts() (Verdicts, error) {
 	var sum Verdicts
-	var perCPU []uint64
-	for v := range sum {
-		if err := p.maps.Verdicts.Lookup(uint32(v), &perCPU); err != nil {
-			return sum, explain("read verdict counters", err)
-		}
-		for _, n := range perCPU {
-			sum[v] += n
-		}
-	}
-	return sum, nil
+	err := explain("read verdict counters", sumCounters(p.verdicts, sum[:]))
+	return sum, err
 }
 
 // Close releases the program and its maps. Attachments have to be closed
@@ -232,5 +191,5 @@ func (p *Program) Close() error {
 		return nil
 	}
 	p.closed = true
-	return errors.Join(p.ether.Close(), p.ip.Close(), p.maps.Close())
+	return errors.Join(p.ether.Close(), p.ip.Close(), p.prefixes4.Close(), p.prefixes6.Close(), p.verdicts.Close())
 }

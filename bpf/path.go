@@ -1,0 +1,106 @@
+package bpf
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+)
+
+// Class is what a flow needs from its path. The values are those of enum class
+// in structs.h.
+type Class uint8
+
+// The classes. A tenant or rule without one means Interactive and the tenant's.
+const (
+	NoClass Class = iota
+	Realtime
+	Interactive
+	Bulk
+	numClasses
+)
+
+// String returns the class's name.
+func (c Class) String() string {
+	switch c {
+	case Realtime:
+		return "realtime"
+	case Interactive:
+		return "interactive"
+	case Bulk:
+		return "bulk"
+	}
+	return "none"
+}
+
+// PathID numbers a path in the live path table, 1 to [MaxPaths]; 0 is none.
+type PathID uint16
+
+// MaxPaths bounds the live path table; [MaxGroups] the sets of candidates. Both
+// are sizes of arrays in the kernel (maps.h).
+const (
+	MaxPaths      = 1023
+	MaxGroups     = 256
+	MaxCandidates = 8
+)
+
+// Group numbers a set of candidate paths, for instance those of one bond: 0 to
+// MaxGroups - 1.
+type Group uint16
+
+// PathState is what user space thinks of a path. The values are those of enum
+// path_state in structs.h.
+type PathState uint8
+
+// The states.
+const (
+	PathDown    PathState = iota // never picked
+	PathSuspect                  // picked only where nothing else is alive
+	PathUp
+)
+
+// String returns the state's name.
+func (s PathState) String() string {
+	switch s {
+	case PathDown:
+		return "down"
+	case PathSuspect:
+		return "suspect"
+	case PathUp:
+		return "up"
+	}
+	return fmt.Sprintf("state-%d", s)
+}
+
+// DefaultMaxAge is how long the answer to a probe counts: at 20 probes a second
+// three have been lost by then.
+const DefaultMaxAge = 200 * time.Millisecond
+
+// Path is an entry of the live path table, as user space sets it.
+type Path struct {
+	// Ifindex is the carrier's NIC, for flows that are sent out directly.
+	Ifindex int
+	// NextHop is the router on that NIC; invalid means the one that the host's
+	// routing table names for the destination on that NIC.
+	NextHop netip.Addr
+	State   PathState
+	// Leave names classes whose flows have to leave the path although it is
+	// alive, for instance realtime in a brownout. New flows go by the candidates
+	// alone.
+	Leave []Class
+	// MaxAge is how old the last answered probe may be; 0 means DefaultMaxAge,
+	// negative means that the path is never probed and always alive.
+	MaxAge time.Duration
+	// Routed leaves direct flows to the host's routing, marked with Mark, instead
+	// of sending them out: for hosts that masquerade, since what the kernel
+	// sends out directly does not pass netfilter.
+	Routed bool
+	Mark   uint32
+}
+
+// Live is an entry of the live path table as the probes see it, in CLOCK_MONOTONIC
+// (see [Monotonic]); 0 means never.
+type Live struct {
+	Reply   time.Duration // our last probe that was answered: when the answer came
+	Sent    time.Duration // our last probe that went out
+	Request time.Duration // the peer's last probe
+}

@@ -1,0 +1,601 @@
+//go:build ignore
+
+// SPDX-License-Identifier: (MIT OR GPL-2.0-only)
+// STAMP (RFC 8762) at the NIC, in XDP on carrier NICs: the session-reflector,
+// and the session-sender's end that takes the answers. Both read the clock
+// before any queue or scheduler. Probes are tried first; everything else goes on
+// to the guard, where one is attached, else to the stack.
+//
+// A probe of ours carries its tag in a TLV (RFC 8972 framing, experimental
+// type): SipHash-2-4 under the session's key over the 44 bytes of STAMP, the
+// session's number and the direction. Without a right tag the reflector answers
+// nobody, unless it is told to answer plain RFC 8762 too.
+
+#include <stddef.h>
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/in6.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/pkt_cls.h>
+#include <linux/udp.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#include "structs.h"
+#include "maps.h"
+#include "rate.h"
+#include "siphash.h"
+
+#define STAMP_LEN 44
+#define PROBE_LEN 64             /* with our TLV */
+/* Longer packets are left to a reflector in user space: the checksum loop has to
+ * end somewhere. */
+#define MAX_PROBE_LEN 128
+#define TLV_TYPE 252             /* private use, RFC 8972 section 5.1 */
+#define TLV_LEN 16
+#define TLV_UNRECOGNIZED 0x80    /* the U flag: set by the sender, cleared by who knows the TLV */
+#define ASKING 0
+#define ANSWERING 1
+#define NTP_EPOCH 2208988800ULL  /* 1970 in seconds since 1900 */
+/* Not synchronised, NTP format, about a millisecond: 1 * 2^-32 * 2^22 s. */
+#define ERROR_ESTIMATE 0x1601
+#define PROBE_TTL 255
+
+#define IP_FRAGMENT 0x3fff
+
+/* RFC 8762, sections 4.2.1 and 4.3.1: the sender fills the first four fields,
+ * the reflector all. */
+struct probe {
+	__be32 sequence;
+	__be32 seconds;
+	__be32 fraction;
+	__be16 error;
+	__be16 ssid;
+	__be32 rx_seconds;
+	__be32 rx_fraction;
+	__be32 sender_sequence;
+	__be32 sender_seconds;
+	__be32 sender_fraction;
+	__be16 sender_error;
+	__be16 zero;
+	__u8 sender_ttl;
+	__u8 zeros[3];
+	/* ours */
+	__u8 flags;
+	__u8 type;
+	__be16 len;
+	__be32 session;
+	__be32 direction;
+	__be32 tag[2];
+};
+
+union probe_words {
+	struct probe p;
+	struct tagged tagged;
+	__u64 word[PROBE_LEN / 8];
+};
+
+volatile struct reflector_settings reflector_settings;
+volatile const enum probe_verdict probe_verdict_type;
+
+#define MAX_SESSIONS 4096
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_SESSIONS);
+	__type(key, __u32);
+	__type(value, struct session);
+} sessions SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_SESSIONS);
+	__type(key, struct sender_key);
+	__type(value, struct sender);
+} senders SEC(".maps");
+
+/* When the last probes of each path went out, by sequence number. An answer is
+ * looked for here, and found once: a repeated one is no sign of life. */
+#define SENT_SLOTS 32
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_PATHS * SENT_SLOTS);
+	__type(key, __u32);
+	__type(value, struct sent);
+} sents SEC(".maps");
+
+/* Full: the answer is counted, and lost for user space. */
+#define REPLY_RING (1 << 18)
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, REPLY_RING);
+} replies SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, PROBE_MAX);
+	__type(key, __u32); /* enum probe_verdict */
+	__type(value, __u64);
+} probe_verdicts SEC(".maps");
+
+/* The guard, in slot 0. An empty slot ends here: the packet passes. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} next SEC(".maps");
+
+volatile const struct reply reply_type;
+
+static __always_inline int count(__u32 verdict, int code)
+{
+	__u64 *n = bpf_map_lookup_elem(&probe_verdicts, &verdict);
+
+	if (n)
+		*n += 1;
+	return code;
+}
+
+static __always_inline void to_ntp(__u64 mono, __be32 *seconds, __be32 *fraction)
+{
+	__u64 ns = mono + reflector_settings.epoch;
+
+	*seconds = bpf_htonl((__u32)(ns / 1000000000 + NTP_EPOCH));
+	*fraction = bpf_htonl((__u32)(((ns % 1000000000) << 32) / 1000000000));
+}
+
+static __always_inline __u64 ntp(__be32 seconds, __be32 fraction)
+{
+	return (__u64)bpf_ntohl(seconds) << 32 | bpf_ntohl(fraction);
+}
+
+/* Reflectors change the flags: they count as 0. */
+static __always_inline __u64 tag_of(union probe_words *w, const __u64 *key)
+{
+	__u8 flags = w->p.flags;
+	__u64 tag;
+
+	w->p.flags = 0;
+	tag = siphash(&w->tagged, (const struct tag_key *)key);
+	w->p.flags = flags;
+	return tag;
+}
+
+static __always_inline int tag_is(union probe_words *w, const __u64 *key)
+{
+	return w->word[TAGGED_WORDS] == tag_of(w, key);
+}
+
+static __always_inline int is_ours(const struct probe *p)
+{
+	return p->type == TLV_TYPE && p->len == bpf_htons(TLV_LEN);
+}
+
+/* Where everything is. Without VLAN tags (the tagged device is the carrier's
+ * NIC then), IPv4 options and IPv6 extension headers, which probes do not have. */
+struct where {
+	__u32 family;
+	__u32 l3;
+	__u32 l4;
+	__u32 len;               /* of the payload */
+	__u8 ttl;
+	__u32 source[4];
+};
+
+/* The compiler knows that a bound has been checked already; the verifier does
+ * not. This makes the compiler forget. */
+#define opaque(p) asm volatile("" : "+r"(p))
+
+/* PROBE_MAX if all is well. The lengths have to agree; behind them there may be
+ * Ethernet's padding. */
+static __always_inline int locate(struct xdp_md *ctx, __u32 family, struct where *w)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	struct udphdr *udp;
+	__u32 room, len;
+
+	w->l3 = ETH_HLEN;
+	if (family == 4) {
+		struct iphdr *ip = data + ETH_HLEN;
+
+		if (data + ETH_HLEN + sizeof(*ip) + sizeof(*udp) + STAMP_LEN > end)
+			return PROBE_MALFORMED;
+		w->family = 4;
+		w->l4 = ETH_HLEN + sizeof(*ip);
+		w->ttl = ip->ttl;
+		w->source[0] = ip->saddr;
+		room = bpf_ntohs(ip->tot_len) - sizeof(*ip);
+	} else {
+		struct ipv6hdr *ip = data + ETH_HLEN;
+
+		if (data + ETH_HLEN + sizeof(*ip) + sizeof(*udp) + STAMP_LEN > end)
+			return PROBE_MALFORMED;
+		w->family = 6;
+		w->l4 = ETH_HLEN + sizeof(*ip);
+		w->ttl = ip->hop_limit;
+		__builtin_memcpy(w->source, &ip->saddr, sizeof(w->source));
+		room = bpf_ntohs(ip->payload_len);
+	}
+	udp = data + w->l4;
+	if ((void *)(udp + 1) > end)
+		return PROBE_MALFORMED;
+	len = bpf_ntohs(udp->len);
+	if (len < sizeof(*udp) + STAMP_LEN || len > room || len > sizeof(*udp) + MAX_PROBE_LEN)
+		return PROBE_MALFORMED;
+	w->len = len - sizeof(*udp);
+	return PROBE_MAX;
+}
+
+static __always_inline __u32 fold(__u64 sum)
+{
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return sum;
+}
+
+/* The sum over pseudo header, in *pseudo, and with header and payload. 0 if the
+ * packet is cut off. */
+static __always_inline int sum_udp(struct xdp_md *ctx, const struct where *w, __u32 *pseudo, __u32 *all)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	__u32 addrs = w->family == 4 ? 4 : 16, i, len = w->len + sizeof(struct udphdr);
+	__u16 *p = data + w->l3 + (w->family == 4 ? offsetof(struct iphdr, saddr) : offsetof(struct ipv6hdr, saddr));
+	__u64 sum = bpf_htons(IPPROTO_UDP) + bpf_htons(len);
+
+	if ((void *)p + 32 > end)
+		return 0;
+	for (i = 0; i < addrs; i++)
+		sum += p[i];
+	*pseudo = fold(sum);
+	p = data + w->l4;
+	for (i = 0; i < (MAX_PROBE_LEN + sizeof(struct udphdr)) / 2; i++) {
+		if (i * 2 + 1 >= len)
+			break;
+		if ((void *)(p + 1) > end)
+			return 0;
+		sum += *p++;
+	}
+	if (len & 1) {
+		if ((void *)p + 1 > end)
+			return 0;
+		sum += *(__u8 *)p;
+	}
+	*all = fold(sum);
+	return 1;
+}
+
+/* Our answer goes out as it came in: same NIC, addresses and ports swapped. */
+static __always_inline int turn_round(struct xdp_md *ctx, const struct where *w)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	struct ethhdr *eth = data;
+	struct udphdr *udp = data + w->l4;
+	__u32 pseudo, all;
+	__u8 mac[ETH_ALEN];
+	__be16 port;
+
+	if ((void *)(udp + 1) > end)
+		return 0;
+	__builtin_memcpy(mac, eth->h_dest, ETH_ALEN);
+	__builtin_memcpy(eth->h_dest, eth->h_source, ETH_ALEN);
+	__builtin_memcpy(eth->h_source, mac, ETH_ALEN);
+	if (w->family == 4) {
+		struct iphdr *ip = data + w->l3;
+		__be32 a = ip->saddr;
+		__u64 sum = 0;
+		__u32 i;
+
+		ip->saddr = ip->daddr;
+		ip->daddr = a;
+		ip->ttl = PROBE_TTL;
+		ip->check = 0;
+		for (i = 0; i < sizeof(*ip) / 2; i++)
+			sum += ((__u16 *)ip)[i];
+		ip->check = ~fold(sum);
+	} else {
+		struct ipv6hdr *ip = data + w->l3;
+		struct in6_addr a;
+
+		opaque(ip);
+		if ((void *)(ip + 1) > end)
+			return 0;
+		a = ip->saddr;
+		ip->saddr = ip->daddr;
+		ip->daddr = a;
+		ip->hop_limit = PROBE_TTL;
+	}
+	port = udp->source;
+	udp->source = udp->dest;
+	udp->dest = port;
+	if (w->family == 4 && !udp->check)
+		return 1;
+	/* Anew: on veth the sender's stack may have left it for later. */
+	udp->check = 0;
+	if (!sum_udp(ctx, w, &pseudo, &all))
+		return 0;
+	udp->check = all == 0xffff ? 0xffff : ~all;
+	return 1;
+}
+
+/* accept says whether a request of a session is new. Its own order is by time,
+ * so that a sender that starts again is heard. */
+static __always_inline int accept(struct session *s, __u64 at, __u32 sequence, __u32 *own)
+{
+	__s32 ahead;
+	int ok = 1;
+
+	bpf_spin_lock(&s->lock);
+	ahead = sequence - s->top;
+	if (at > s->newest) {
+		s->newest = at;
+		s->window = s->window && ahead > 0 && ahead < 64 ? s->window << (ahead & 63) | 1 : 1;
+		s->top = sequence;
+	} else if (ahead > 0 || ahead <= -64 || (s->window >> (-ahead & 63) & 1)) {
+		ok = 0;
+	} else {
+		s->window |= 1ULL << (-ahead & 63);
+	}
+	if (ok)
+		*own = s->sequence++;
+	bpf_spin_unlock(&s->lock);
+	return ok;
+}
+
+/* A global function, as is take: one stack cannot hold both. */
+__noinline int reflect(struct xdp_md *ctx, __u32 family)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end, *payload;
+	__u64 now = bpf_ktime_get_ns();
+	__u32 id, own, pseudo, all;
+	struct session *s = NULL;
+	union probe_words u = {};
+	struct where w = {};
+
+	if (locate(ctx, family, &w) != PROBE_MAX)
+		return count(PROBE_MALFORMED, XDP_DROP);
+	payload = data + w.l4 + sizeof(struct udphdr);
+	opaque(payload);
+	if (payload + STAMP_LEN > end)
+		return count(PROBE_MALFORMED, XDP_DROP);
+	if (w.len >= PROBE_LEN && payload + PROBE_LEN <= end)
+		__builtin_memcpy(&u, payload, PROBE_LEN);
+	else
+		__builtin_memcpy(&u, payload, STAMP_LEN);
+
+	own = bpf_ntohl(u.p.sequence); /* stateless: RFC 8762, section 4.3 */
+	if (is_ours(&u.p)) {
+		id = bpf_ntohl(u.p.session);
+		s = bpf_map_lookup_elem(&sessions, &id);
+		if (!s)
+			return count(PROBE_NO_SESSION, XDP_DROP);
+		if (u.p.direction != bpf_htonl(ASKING) || !tag_is(&u, s->key))
+			return count(PROBE_BAD_TAG, XDP_DROP);
+		if (!accept(s, ntp(u.p.seconds, u.p.fraction), own, &own))
+			return count(PROBE_REPLAYED, XDP_DROP);
+		id = s->path;
+		if (id) {
+			struct live *l = bpf_map_lookup_elem(&live, &id);
+
+			if (l)
+				l->request = now;
+		}
+	} else {
+		struct udphdr *udp = data + w.l4;
+
+		if (!reflector_settings.plain)
+			return count(PROBE_UNAUTHENTICATED, XDP_DROP);
+		if (!sum_udp(ctx, &w, &pseudo, &all) || (void *)(udp + 1) > end)
+			return count(PROBE_MALFORMED, XDP_DROP);
+		/* On veth the sender's stack may have left the rest for later. */
+		if ((udp->check || w.family != 4) && all != 0xffff && udp->check != pseudo)
+			return count(PROBE_MALFORMED, XDP_DROP);
+		if (!within_rate(w.family, w.source, now))
+			return count(PROBE_RATE_LIMITED, XDP_DROP);
+	}
+
+	u.p.sender_sequence = u.p.sequence;
+	u.p.sender_seconds = u.p.seconds;
+	u.p.sender_fraction = u.p.fraction;
+	u.p.sender_error = u.p.error;
+	u.p.zero = 0;
+	u.p.sender_ttl = w.ttl;
+	__builtin_memset(u.p.zeros, 0, sizeof(u.p.zeros));
+	u.p.sequence = bpf_htonl(own);
+	u.p.error = bpf_htons(ERROR_ESTIMATE);
+	to_ntp(now, &u.p.rx_seconds, &u.p.rx_fraction);
+	to_ntp(bpf_ktime_get_ns(), &u.p.seconds, &u.p.fraction);
+	if (s) {
+		u.p.flags &= ~TLV_UNRECOGNIZED;
+		u.p.direction = bpf_htonl(ANSWERING);
+		u.word[TAGGED_WORDS] = tag_of(&u, s->key);
+		if (payload + PROBE_LEN > end)
+			return count(PROBE_MALFORMED, XDP_DROP);
+		__builtin_memcpy(payload, &u, PROBE_LEN);
+	} else {
+		__builtin_memcpy(payload, &u, STAMP_LEN);
+		/* What follows is a TLV that we do not know. */
+		if (w.len > STAMP_LEN && payload + STAMP_LEN + 1 <= end)
+			*(__u8 *)(payload + STAMP_LEN) |= TLV_UNRECOGNIZED;
+	}
+	if (!turn_round(ctx, &w))
+		return count(PROBE_MALFORMED, XDP_DROP);
+	return count(PROBE_REFLECTED, XDP_TX);
+}
+
+/* The answer's arrival is a sign of life, once. -1: it is nobody's answer. */
+__noinline int take(struct xdp_md *ctx, __u32 family)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end, *payload;
+	__u64 now = bpf_ktime_get_ns();
+	__u32 path, slot, sequence;
+	struct sender_key key = {};
+	union probe_words u = {};
+	struct sender *sender;
+	struct reply r = {};
+	struct where w = {};
+	struct udphdr *udp;
+	struct live *l;
+	struct sent *s;
+	int fault;
+
+	fault = locate(ctx, family, &w);
+	if (!w.l4)
+		return -1; /* too short to be asked whose it is */
+	udp = data + w.l4;
+	if ((void *)(udp + 1) > end)
+		return -1;
+	key.family = w.family;
+	__builtin_memcpy(key.addr, w.source, sizeof(key.addr));
+	key.local = udp->dest;
+	key.remote = udp->source;
+	sender = bpf_map_lookup_elem(&senders, &key);
+	if (!sender)
+		return -1;
+	if (fault != PROBE_MAX)
+		return count(PROBE_MALFORMED, XDP_DROP);
+	path = sender->path & (MAX_PATHS - 1);
+	payload = udp + 1;
+	opaque(payload);
+	if (payload + STAMP_LEN > end)
+		return count(PROBE_MALFORMED, XDP_DROP);
+	if (w.len >= PROBE_LEN && payload + PROBE_LEN <= end)
+		__builtin_memcpy(&u, payload, PROBE_LEN);
+	else
+		__builtin_memcpy(&u, payload, STAMP_LEN);
+	if (!sender->plain && (!is_ours(&u.p) || u.p.session != bpf_htonl(sender->session) ||
+			       u.p.direction != bpf_htonl(ANSWERING) || !tag_is(&u, sender->key)))
+		return count(PROBE_REPLY_BAD, XDP_DROP);
+
+	sequence = bpf_ntohl(u.p.sender_sequence);
+	slot = path * SENT_SLOTS + sequence % SENT_SLOTS;
+	l = bpf_map_lookup_elem(&live, &path);
+	s = bpf_map_lookup_elem(&sents, &slot);
+	if (!l || !s)
+		return count(PROBE_REPLY_LATE, XDP_DROP);
+	if (s->at && s->sequence == sequence) {
+		r.t1 = s->at;
+		s->at = 0;
+	} else if (l->sent || (l->reply && (__s32)(sequence - l->top) <= 0)) {
+		/* Egress has not seen it, or it was answered before; where nothing
+		 * watches egress, only what is newer counts. */
+		return count(PROBE_REPLY_LATE, XDP_DROP);
+	}
+	l->top = sequence;
+	l->reply = now;
+
+	r.t1_ntp = ntp(u.p.sender_seconds, u.p.sender_fraction);
+	r.t2_ntp = ntp(u.p.rx_seconds, u.p.rx_fraction);
+	r.t3_ntp = ntp(u.p.seconds, u.p.fraction);
+	r.t4 = now;
+	r.sequence = sequence;
+	r.reflected = bpf_ntohl(u.p.sequence);
+	r.path = path;
+	r.ttl_there = u.p.sender_ttl;
+	r.ttl_back = w.ttl;
+	if (bpf_ringbuf_output(&replies, &r, sizeof(r), 0))
+		return count(PROBE_RING_FULL, XDP_DROP);
+	return count(PROBE_REPLY, XDP_DROP);
+}
+
+SEC("xdp")
+int reflector(struct xdp_md *ctx)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	__u32 family = 0, port;
+	struct ethhdr *eth = data;
+	struct udphdr *udp;
+	int code;
+
+	if ((void *)(eth + 1) > end)
+		return XDP_PASS;
+	if (eth->h_proto == bpf_htons(ETH_P_IP)) {
+		struct iphdr *ip = data + ETH_HLEN;
+
+		udp = (void *)(ip + 1);
+		if ((void *)(udp + 1) > end || ip->version != 4 || ip->ihl != 5 || ip->protocol != IPPROTO_UDP ||
+		    (ip->frag_off & bpf_htons(IP_FRAGMENT)))
+			goto other;
+		family = 4;
+	} else if (eth->h_proto == bpf_htons(ETH_P_IPV6)) {
+		struct ipv6hdr *ip = data + ETH_HLEN;
+
+		udp = (void *)(ip + 1);
+		if ((void *)(udp + 1) > end || ip->version != 6 || ip->nexthdr != IPPROTO_UDP)
+			goto other;
+		family = 6;
+	} else {
+		goto other;
+	}
+	port = bpf_ntohs(udp->dest);
+	/* Longer ones are for a reflector in user space, if the guard lets them. */
+	if (reflector_settings.port && port == reflector_settings.port && bpf_ntohs(udp->len) <= sizeof(*udp) + MAX_PROBE_LEN)
+		return reflect(ctx, family);
+	if (reflector_settings.sender_low && port >= reflector_settings.sender_low && port <= reflector_settings.sender_high) {
+		code = take(ctx, family);
+		if (code >= 0)
+			return code;
+	}
+other:
+	bpf_tail_call(ctx, &next, 0);
+	return XDP_PASS;
+}
+
+/* At tc egress of the same NIC: when our own probes go out. */
+SEC("tc")
+int probe_egress(struct __sk_buff *skb)
+{
+	struct sender_key key = {};
+	struct sender *sender;
+	__u32 l4, path, slot;
+	struct udphdr udp;
+	struct iphdr ip;
+	struct ipv6hdr ip6;
+	struct sent s = {};
+	struct live *l;
+	__be32 sequence;
+
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)) < 0 || ip.ihl != 5 || ip.protocol != IPPROTO_UDP ||
+		    (ip.frag_off & bpf_htons(IP_FRAGMENT)))
+			return TC_ACT_UNSPEC;
+		key.family = 4;
+		key.addr[0] = ip.daddr;
+		l4 = ETH_HLEN + sizeof(ip);
+	} else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
+		if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip6, sizeof(ip6)) < 0 || ip6.nexthdr != IPPROTO_UDP)
+			return TC_ACT_UNSPEC;
+		key.family = 6;
+		__builtin_memcpy(key.addr, &ip6.daddr, sizeof(key.addr));
+		l4 = ETH_HLEN + sizeof(ip6);
+	} else {
+		return TC_ACT_UNSPEC;
+	}
+	if (bpf_skb_load_bytes(skb, l4, &udp, sizeof(udp)) < 0)
+		return TC_ACT_UNSPEC;
+	if (!reflector_settings.sender_low || bpf_ntohs(udp.source) < reflector_settings.sender_low ||
+	    bpf_ntohs(udp.source) > reflector_settings.sender_high)
+		return TC_ACT_UNSPEC;
+	key.local = udp.source;
+	key.remote = udp.dest;
+	sender = bpf_map_lookup_elem(&senders, &key);
+	if (!sender || bpf_skb_load_bytes(skb, l4 + sizeof(udp), &sequence, sizeof(sequence)) < 0)
+		return TC_ACT_UNSPEC;
+	path = sender->path & (MAX_PATHS - 1);
+	s.sequence = bpf_ntohl(sequence);
+	s.at = bpf_ktime_get_ns();
+	slot = path * SENT_SLOTS + s.sequence % SENT_SLOTS;
+	bpf_map_update_elem(&sents, &slot, &s, BPF_ANY);
+	l = bpf_map_lookup_elem(&live, &path);
+	if (l)
+		l->sent = s.at;
+	return count(PROBE_SENT, TC_ACT_UNSPEC);
+}
+
+char __license[] SEC("license") = "Dual MIT/GPL";

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -112,12 +113,14 @@ func cmdReplace(ts *testscript.TestScript, _ bool, args []string) {
 // cmdWaitFor waits until a file is there.
 func cmdWaitFor(ts *testscript.TestScript, _ bool, args []string) {
 	for range 1000 {
-		if _, err := os.Stat(ts.MkAbs(args[0])); err == nil {
+		// Its name is there before it listens.
+		if c, err := net.Dial("unix", ts.MkAbs(args[0])); err == nil {
+			_ = c.Close()
 			return
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	ts.Fatalf("%s does not appear", args[0])
+	ts.Fatalf("nobody listens at %s", args[0])
 }
 
 func splitOnce(text, sep string) []string {

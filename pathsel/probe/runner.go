@@ -263,7 +263,7 @@ func (r *Runner) datagram(u *uplink, b []byte, ttl uint8, from netip.AddrPort, n
 	return reply
 }
 
-// awaited tells replies from probes: by the direction byte or, of an open path, by the address.
+// awaited tells replies from probes: by their direction or, of an open path, by the address.
 func (r *Runner) awaited(u *uplink, from netip.AddrPort, b []byte) (path uint8, ok bool) {
 	if stamp.IsReply(b) {
 		return 0, true

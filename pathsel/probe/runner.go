@@ -84,15 +84,15 @@ func New(cfg Config) *Runner {
 	}
 }
 
-// AddUplink takes an uplink's socket over and starts to read from it.
-func (r *Runner) AddUplink(name string, c Conn) error {
+// SetUplink takes an uplink's socket over and starts to read from it. A socket that the uplink had before is closed.
+func (r *Runner) SetUplink(name string, c Conn) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	switch {
-	case r.closed:
+	if r.closed {
 		return ErrClosed
-	case r.uplinks[name] != nil:
-		return fmt.Errorf("uplink %s has a probe socket already", name)
+	}
+	if old := r.uplinks[name]; old != nil {
+		_ = old.conn.Close() // ends its reader
 	}
 	u := &uplink{name, c}
 	r.uplinks[name] = u

@@ -71,6 +71,7 @@ type Bond struct {
 	// configured: the peer's addresses are the document's; else paths are learned from its datagrams.
 	configured bool
 
+	classes    [numClasses]classPaths
 	pathEvents uint64 // paths that became suspect
 
 	paced  bool // the run loop sleeps until a pacer frees: no use waking it for data

@@ -1,8 +1,10 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"maps"
 	"net/netip"
@@ -10,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/landbridge/landbridge/internal/admin"
 	"github.com/landbridge/landbridge/internal/config"
 	"github.com/landbridge/landbridge/internal/hint"
 	"github.com/landbridge/landbridge/pathsel"
@@ -25,12 +28,15 @@ const (
 	decideEvery = 100 * time.Millisecond
 	// decisionBytes bounds the decisions in memory: hours of a border that flaps.
 	decisionBytes = 4 << 20
+	// deliveredWithin is how long a packet of the bond that arrived speaks for its path: the bond probes idle paths four
+	// times a second.
+	deliveredWithin = time.Second
 )
 
 // watch measures the paths of a node and decides which of them each class uses.
 //
 // Stages: probe runners (a goroutine a peer, one for the reflector, a reader a socket) -> tables (under peerWatch.mu) ->
-// run (one goroutine: states, traffic, decisions) -> the log, the bonds, the kernel's path table.
+// run (one goroutine: states, traffic, decisions) -> the log and the bonds.
 type watch struct {
 	log       *slog.Logger
 	listen    func(config.NodeUplink, uint16) (probe.Conn, error) // nil: nothing is probed
@@ -38,24 +44,13 @@ type watch struct {
 	wg        *sync.WaitGroup
 	reflector *probe.Runner
 	reflect   []string // uplinks that the reflector has a socket of
-	// onDecision gets what was decided; called by one goroutine.
-	onDecision func(d *decided)
+	events    admin.EventLog
 
 	mu        sync.Mutex
 	uplinks   []config.NodeUplink
 	policy    pathsel.Policy
 	peers     map[string]*peerWatch
 	decisions *pathsel.Log
-}
-
-// decided is one decision with what went into it. It is good for the duration of a call.
-type decided struct {
-	peer          *peerWatch
-	now           time.Duration
-	states        []pathsel.PathState
-	was           []pathsel.PathState // states at the decision before
-	before, after *pathsel.Decision
-	changed       bool
 }
 
 // peerWatch is the part of watch that belongs to one peer.
@@ -73,7 +68,8 @@ type peerWatch struct {
 	boosted   map[uint8]time.Duration
 	counted   map[uint8]counted
 
-	mu       sync.Mutex // the probe runner takes it, so its methods must not be called with it held
+	mu       sync.Mutex                  // the probe runner takes it, so its methods must not be called with it held
+	orders   [pathsel.NumClasses][]uint8 // what the bond was told
 	table    *pathsel.Table
 	at       time.Duration
 	states   []pathsel.PathState
@@ -94,6 +90,8 @@ type counted struct {
 	out, in bond.Fates
 	bytes   uint64
 	at      time.Duration
+	// delivered is when the bond last heard that a packet had arrived.
+	delivered time.Duration
 }
 
 // probePort is where a node reflects probes on an uplink: the port after the bond's. 0 where there is none.
@@ -309,24 +307,73 @@ func (w *watch) decide(p *peerWatch, now time.Duration) {
 	for i := range p.states {
 		p.table.Use(p.states[i].ID, used[p.states[i].ID])
 	}
-	d := &decided{peer: p, now: now, states: p.states, was: p.was, before: before, after: &p.decision, changed: changed}
+	states, was, after := p.states, p.was, &p.decision // which only this goroutine writes
 	p.mu.Unlock()
-	// Only this goroutine writes what d shares.
+	p.obey(now, states, after)
 	w.mu.Lock()
 	if w.peers[p.cfg.Name] == p && w.decisions.Worth(now, p.cfg.Name, changed) {
-		if _, err := w.decisions.Append(time.Now(), p.cfg.Name, d.states, &policy, before, d.after); err != nil {
+		if _, err := w.decisions.Append(time.Now(), p.cfg.Name, states, &policy, before, after); err != nil {
 			w.log.Error("decision is not logged", "peer", p.cfg.Name, "err", err)
 		}
 	}
 	w.mu.Unlock()
-	for i := range d.after.Classes {
-		if c, was := &d.after.Classes[i], &before.Classes[i]; c.OK != was.OK || c.Path != was.Path {
+	c := admin.Clock{Wall: time.Now(), Now: now}
+	w.events.Changed(c, p.cfg.Name, was, states)
+	w.events.Decided(c, p.cfg.Name, before, after)
+	for i := range after.Classes {
+		if c, was := &after.Classes[i], &before.Classes[i]; c.OK != was.OK || c.Path != was.Path {
 			w.log.Info("class moves", "peer", p.cfg.Name, "class", c.Class, "to", c.To.Name, "why", c.Reason(now))
 		}
 	}
-	if w.onDecision != nil {
-		w.onDecision(d)
+}
+
+// writeDecisions writes the log of decisions.
+func (w *watch) writeDecisions(to io.Writer) error {
+	var b bytes.Buffer // a slow reader must not hold up decisions
+	w.mu.Lock()
+	_, err := w.decisions.WriteTo(&b)
+	w.mu.Unlock()
+	if err != nil {
+		return err
 	}
+	_, err = b.WriteTo(to)
+	return err
+}
+
+// obey tells the bond which paths each class uses.
+func (p *peerWatch) obey(now time.Duration, states []pathsel.PathState, d *pathsel.Decision) {
+	for i := range d.Classes {
+		order := p.order(now, &d.Classes[i], states)
+		if slices.Equal(order, p.orders[i]) {
+			continue
+		}
+		// Classes have the same numbers in both packages (TestClasses). It fails only for numbers that no path of a bond has.
+		if p.bond.SetClassPaths(bond.Class(i), order) == nil {
+			p.mu.Lock()
+			p.orders[i] = order
+			p.mu.Unlock()
+		}
+	}
+}
+
+// order is a class's paths as the bond is to use them: those of the decision and, last, those it leaves out although the
+// bond's own packets get through there or probes never did: they may be what a firewall drops. None means all.
+func (p *peerWatch) order(now time.Duration, c *pathsel.Choice, states []pathsel.PathState) []uint8 {
+	if len(c.Order) == 0 {
+		return nil
+	}
+	out := make([]uint8, 0, len(states))
+	for _, o := range c.Order {
+		out = append(out, o.Path)
+	}
+	for i := range states {
+		id := states[i].ID
+		silent := states[i].Heard == 0
+		if !slices.Contains(out, id) && (silent || now-p.counted[id].delivered < deliveredWithin) {
+			out = append(out, id)
+		}
+	}
+	return out
 }
 
 // follow looks at the bond: which paths there are, and what became of their packets.
@@ -380,7 +427,10 @@ func (p *peerWatch) has(id uint8) bool {
 // count takes what the bond has counted since the last time. Called with mu held.
 func (p *peerWatch) count(now time.Duration, ps *bond.PathStats) {
 	last, known := p.counted[ps.ID]
-	next := counted{out: ps.Out, in: ps.In, bytes: ps.SentBytes, at: now}
+	next := counted{out: ps.Out, in: ps.In, bytes: ps.SentBytes, at: now, delivered: last.delivered}
+	if known && ps.Out.Packets-ps.Out.Lost > last.out.Packets-last.out.Lost {
+		next.delivered = now
+	}
 	if known && now > last.at {
 		outs, lost := since(&last.out, &next.out)
 		p.table.Traffic(now, ps.ID, pathsel.Out, lost)

@@ -3,14 +3,17 @@ package node
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/landbridge/landbridge/internal/admin"
 	"github.com/landbridge/landbridge/internal/config"
 	"github.com/landbridge/landbridge/pathsel"
 	"github.com/landbridge/landbridge/pathsel/probe"
+	"github.com/landbridge/landbridge/tunnel"
 	"github.com/landbridge/landbridge/tunnel/bond"
 )
 
@@ -78,6 +81,16 @@ func TestWatch(t *testing.T) {
 			t.Errorf("%v: %+v, want cu-cu alone", c.Class, c)
 		}
 	}
+	// The bond itself gets through there, so that it stays in use, last.
+	p := sha.watch.all()[0]
+	p.mu.Lock()
+	orders := p.orders
+	p.mu.Unlock()
+	for c := range pathsel.NumClasses {
+		if got := fmt.Sprint(orders[c]); got != "[1 0]" {
+			t.Errorf("%v: the bond was told %s, want [1 0]", pathsel.Class(c), got)
+		}
+	}
 	dark.Store(false)
 	waitStates(t, sha, "fra", testTimeout, up)
 
@@ -91,15 +104,21 @@ func TestWatch(t *testing.T) {
 
 	// What was decided can be replayed.
 	var lines strings.Builder
-	sha.watch.mu.Lock()
-	_, err := sha.watch.decisions.WriteTo(&lines)
-	sha.watch.mu.Unlock()
-	must(t, err)
+	must(t, sha.Decisions(&lines))
 	n := 0
 	for line := range strings.Lines(lines.String()) {
 		r, err := pathsel.ReadRecord([]byte(strings.TrimSuffix(line, "\n")))
 		must(t, err, r.Verify())
 		n++
+	}
+	ev := sha.Source().Events.After(0)
+	for _, want := range []string{"ct-ct is down, was suspect", "cu-cu"} {
+		if !slices.ContainsFunc(ev.Events, func(e admin.Event) bool { return strings.Contains(e.Text, want) }) {
+			t.Errorf("no event says %q: %+v", want, ev.Events)
+		}
+	}
+	if pp := sha.Paths().Peers; len(pp) != 1 || len(pp[0].Paths) != 2 || len(pp[0].Classes) != 3 || pp[0].Paths[0].RTT.Median <= 0 {
+		t.Errorf("paths %+v", pp)
 	}
 	if n < 3 {
 		t.Errorf("%d decisions in the log, want one for each change at least", n)
@@ -124,5 +143,36 @@ func TestSince(t *testing.T) {
 			t.Errorf("step %d: %+v, want %+v", i, got, step.want)
 		}
 		last = next
+	}
+}
+
+// TestClasses: the packages count the classes alike.
+func TestClasses(t *testing.T) {
+	for c := range pathsel.Class(pathsel.NumClasses) {
+		if b, k := bond.Class(c), tunnel.Class(c); b.String() != c.String() || k.String() != c.String() {
+			t.Errorf("class %d: %v, %v and %v", c, c, b, k)
+		}
+	}
+}
+
+func TestOrder(t *testing.T) {
+	p := &peerWatch{counted: map[uint8]counted{1: {delivered: 9500 * time.Millisecond}, 2: {delivered: 8 * time.Second}}}
+	states := []pathsel.PathState{{ID: 0, Heard: 1}, {ID: 1, Heard: 1}, {ID: 2, Heard: 1}, {ID: 3}}
+	for _, tc := range []struct {
+		name  string
+		order []uint8
+		want  string
+	}{
+		{"nothing usable", nil, "[]"},
+		{"one that delivers, one that never answered", []uint8{0}, "[0 1 3]"},
+		{"all", []uint8{2, 1, 0, 3}, "[2 1 0 3]"},
+	} {
+		c := pathsel.Choice{}
+		for _, id := range tc.order {
+			c.Order = append(c.Order, pathsel.Candidate{Path: id})
+		}
+		if got := fmt.Sprint(p.order(10*time.Second, &c, states)); got != tc.want {
+			t.Errorf("%s: %s, want %s", tc.name, got, tc.want)
+		}
 	}
 }

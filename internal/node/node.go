@@ -102,7 +102,7 @@ func Start(ctx context.Context, cfg *config.NodeConfig, opts Options) (_ *Node, 
 	}
 	if len(cfg.LAN) > 0 && !opts.NoCapture {
 		if n.kernel, err = newKernel(opts.Log); err != nil {
-			return nil, explainCapture(err)
+			return nil, explainCapture(fmt.Errorf("start transparent capture: %w", err))
 		}
 	}
 	n.watch = newWatch(ctx, &n.wg, cfg, opts.ListenProbe, n.kernel, opts.Log)

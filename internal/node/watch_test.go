@@ -176,3 +176,23 @@ func TestOrder(t *testing.T) {
 		}
 	}
 }
+
+// TestRulesInUserSpace: flows that no classifier has seen, of a proxy or of a peer, are judged all the same.
+func TestRulesInUserSpace(t *testing.T) {
+	t.Parallel()
+	tenants := strings.Replace(acme, "    sites:", "    rules:\n      - {protocol: tcp, ports: 81, action: deny}\n    sites:", 1)
+	fleet := fleetOf(udpPorts(t, 4), tenants)
+	o := serve(t, echo)
+	fra := nodeConfig(t, fleet, "fra")
+	startNode(t, fra, Options{Key: keyFRA, Dial: o.dial})
+	sha, book := startNode(t, nodeConfig(t, fleet, "sha"), Options{Key: keySHA})
+	eventually(t, testTimeout, func() error { return ask(open(t, sha, "10.10.0.5:1", "10.20.0.2:80"), "allowed") })
+	wantReset(t, open(t, sha, "10.10.0.5:1", "10.20.0.2:81"))
+	book.waitFor(t, "flow reset", "rule 1 of tenant acme denies it")
+	h := tunnel.Header{Tenant: "acme", Src: netip.MustParseAddrPort("10.10.0.5:1"), Dst: netip.MustParseAddrPort("10.20.0.2:80")}
+	must(t, newRouter(fra).Authorise("sha", h))
+	h.Dst = netip.MustParseAddrPort("10.20.0.2:81")
+	if err := newRouter(fra).Authorise("sha", h); err == nil || !strings.Contains(err.Error(), "denies it") {
+		t.Errorf("authorised at the exit: %v, want that a rule denies it", err)
+	}
+}

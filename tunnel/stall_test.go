@@ -178,6 +178,39 @@ func TestElephant(t *testing.T) {
 	})
 }
 
+// TestManyFlows fills the interactive lanes with flows none of which is large: they move on for the time they take.
+func TestManyFlows(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T) {
+		const flows = 40
+		c := newChain(t, 2, 10, 100*time.Millisecond, raw)
+		defer c.close()
+		c.serve = source64k
+		c.up()
+		var conns []*memConn
+		var ends []<-chan error
+		for range flows {
+			conn, done := c.open()
+			conns, ends = append(conns, conn), append(ends, done)
+			go func() { _, _ = io.Copy(io.Discard, struct{ io.Reader }{conn}) }()
+		}
+		time.Sleep(5 * time.Second) // 150 KB a flow
+		var moved int
+		for _, f := range c.nodes[1].Flows(0) {
+			if f.Bulk {
+				moved++
+			}
+		}
+		if moved < flows*9/10 {
+			t.Errorf("%d of %d flows moved to bulk lanes", moved, flows)
+		}
+		for i, conn := range conns {
+			_ = conn.Reset()
+			<-ends[i]
+		}
+	})
+}
+
 // TestClasses: realtime flows never move, bulk flows move early.
 func TestClasses(t *testing.T) {
 	for class, want := range map[Class]uint64{Realtime: 0, Bulk: 1, Interactive: 0} {

@@ -133,13 +133,16 @@ func (s *sendHalf) mark(k frameKind) error {
 	return s.frame(k, b[:], len(b), 0)
 }
 
+// mayMove tells whether the direction may still move to a bulk lane, which it does between frames.
+func (s *sendHalf) mayMove() bool { return s.moveAt >= 0 }
+
 func (s *sendHalf) wantsMove() bool {
 	return s.moveAt >= 0 && (s.sent >= s.moveAt || s.sent-s.before >= elephantLeast && s.last.Sub(s.began) > elephantTime)
 }
 
 // move continues the direction in a stream of a bulk lane. Without a bulk lane it stays where it is, and tries later.
 func (s *sendHalf) move() error {
-	l, str := s.ses.openContinuation(s.id, s.dir)
+	l, str := s.ses.openContinuation(s.lane, s.id, s.dir)
 	if str == nil {
 		s.moveAt = s.sent + max(s.ses.node.cfg.ElephantBytes, 1)
 		return nil

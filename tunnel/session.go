@@ -35,6 +35,8 @@ const (
 
 	retryFirst = 100 * time.Millisecond
 	retryMost  = 2 * time.Second
+	// crowd is the number of flows sending on an interactive lane from which a bulk lane is better, warm or not.
+	crowd = 16
 	// settled is how long a lane lives before its end is no failure to open it.
 	settled = 5 * time.Second
 )
@@ -326,10 +328,10 @@ func (s *session) openFlow() (*lane, *quic.Stream, <-chan struct{}) {
 
 // openContinuation opens a stream in which a direction goes on, on a bulk lane; nil if there is none. The lane is
 // claimed for the sender.
-func (s *session) openContinuation(id uint64, dir direction) (*lane, *quic.SendStream) {
+func (s *session) openContinuation(from *lane, id uint64, dir direction) (*lane, *quic.SendStream) {
 	l, _ := s.pick(Bulk)
-	if l == nil || l.class != Bulk || l.draining.Load() || l.warm.small() {
-		return nil, nil // an interactive lane carries it better until one is warm
+	if l == nil || l.class != Bulk || l.draining.Load() || l.warm.small() && from.load.Load() < crowd {
+		return nil, nil // an interactive lane carries it better until one is warm, unless it is crowded
 	}
 	str, err := l.conn.OpenUniStream()
 	if err != nil {

@@ -256,7 +256,7 @@ func TestContinuations(t *testing.T) {
 			return len(there.parked)
 		}
 		open := func(id int) *quic.SendStream {
-			l, str := here.openContinuation(uint64(id), forward)
+			l, str := here.openContinuation(here.lanes[0], uint64(id), forward)
 			if str == nil {
 				t.Fatal("no bulk lane")
 			}

@@ -29,8 +29,8 @@ const (
 	tailAfter = 1500 * time.Microsecond
 	// fillBatch bounds the datagrams of one turn, so that the mutex is not held for long.
 	fillBatch = 96
-	// bulkFloor: every so many packets of higher classes, bulk goes once.
-	bulkFloor = 10
+	// bulkFloor: every so many packets of higher classes, bulk goes once. A fifth is what keeps its lanes' windows.
+	bulkFloor = 4
 	// tailRetry is the sender's own timer: a packet without any word for this long beyond a round trip is sent again.
 	tailRetry = 60 * time.Millisecond
 	// copyDebt is how far ahead of its pacer a path may be for the second copy of a packet.
@@ -381,74 +381,98 @@ func (s *Session) fill(now time.Time, at stamp) stamp {
 	b := s.b
 	next := stamp(math.MaxInt64)
 	for b.out.room() {
-		sent := false
-		for c := Realtime; c < numClasses && b.out.room(); c++ {
-			if s.floor >= bulkFloor && c != Bulk {
-				continue // bulk's turn
+		sent, wait := s.fillOne(now, at)
+		if wait > 0 {
+			next = min(next, wait)
+		}
+		switch {
+		case sent:
+		case s.floor > 0:
+			s.floor = 0 // bulk had nothing to send in its turn
+		default:
+			for _, p := range b.paths {
+				p.idle = p.idle || p.nextFree <= at
 			}
-			ok, wait := s.fillClass(now, at, c)
-			if ok {
-				sent = true
-				break
-			}
-			if wait > 0 {
-				next = min(next, wait)
-			}
+			return next
 		}
-		if sent {
-			continue
-		}
-		if s.floor > 0 {
-			s.floor = 0
-			continue // bulk had nothing to send in its turn
-		}
-		for _, p := range b.paths {
-			p.idle = p.idle || p.nextFree <= at
-		}
-		break
 	}
 	return next
 }
 
-// fillClass sends one datagram of the class: a repetition, a repair or a new packet. It tells when to come back if a
-// path must be waited for.
-func (s *Session) fillClass(now time.Time, at stamp, c Class) (bool, stamp) {
+// fillOne sends one datagram, or tells when to come back.
+func (s *Session) fillOne(now time.Time, at stamp) (bool, stamp) {
+	next := stamp(0)
+	later := func(wait stamp) {
+		if wait > 0 && (next == 0 || wait < next) {
+			next = wait
+		}
+	}
+	// Repetitions first, of all classes: they are few, and one that is too late is a loss to QUIC.
+	for c := Realtime; c < numClasses; c++ {
+		ok, wait := s.eachLane(c, false, func(l *Lane) (bool, stamp) { return s.sendAgain(now, at, l) })
+		if ok {
+			return true, 0
+		}
+		later(wait)
+	}
+	for c := Realtime; c < numClasses; c++ {
+		if s.floor >= bulkFloor && c != Bulk {
+			continue // bulk's turn
+		}
+		ok, wait := s.fillClass(now, at, c)
+		if ok {
+			return true, 0
+		}
+		later(wait)
+	}
+	return false, next
+}
+
+// eachLane asks the lanes of a class, from the one whose turn it is, until one has sent a datagram; with turns, it is the
+// next one's turn then. Otherwise it tells when to come back if a path must be waited for.
+func (s *Session) eachLane(c Class, turns bool, send func(*Lane) (bool, stamp)) (bool, stamp) {
 	wait := stamp(0)
-	later := func(w stamp) {
+	n := len(s.live)
+	for i := range n {
+		k := (i + s.turn[c]) % n
+		l := s.live[k]
+		if l.tx.class != c {
+			continue
+		}
+		ok, w := send(l)
+		if ok {
+			if turns {
+				s.turn[c] = k + 1
+			}
+			return true, 0
+		}
 		if w > 0 && (wait == 0 || w < wait) {
 			wait = w
 		}
 	}
-	s.turn++
-	n := len(s.live)
-	for pass := range 3 {
-		for i := range n {
-			l := s.live[(i+s.turn)%n]
-			if l.tx.class != c {
-				continue
-			}
-			var ok bool
-			var w stamp
-			switch pass {
-			case 0:
-				ok, w = s.sendAgain(now, at, l)
-			case 1:
-				ok, w = s.sendRepair(now, at, l)
-			case 2:
-				ok, w = s.sendNew(now, at, l)
-			}
-			if ok {
-				if c == Bulk {
-					s.floor = 0
-				} else {
-					s.floor++
-				}
-				return true, 0
-			}
-			later(w)
+	return false, wait
+}
+
+// fillClass sends one datagram of the class: a repair or a new packet. It tells when to come back if a path must be waited
+// for.
+func (s *Session) fillClass(now time.Time, at stamp, c Class) (bool, stamp) {
+	ok, wait := s.eachLane(c, false, func(l *Lane) (bool, stamp) { return s.sendRepair(now, at, l) })
+	if !ok {
+		var w stamp
+		ok, w = s.eachLane(c, true, func(l *Lane) (bool, stamp) { return s.sendNew(now, at, l) })
+		if !ok && w > 0 && (wait == 0 || w < wait) {
+			wait = w
 		}
 	}
-	return false, wait
+	if !ok {
+		return false, wait
+	}
+	if c == Bulk {
+		s.floor = 0
+	} else {
+		s.floor++
+	}
+	return true, 0
 }
 
 func (s *Session) sendAgain(now time.Time, at stamp, l *Lane) (bool, stamp) {

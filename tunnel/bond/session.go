@@ -63,9 +63,9 @@ type Session struct {
 	repairAbove  time.Duration // margin that hides the repetition of most lost packets, with the loss seen
 	repairMost   time.Duration // the same with any loss
 	probeRTT     *pathTx
-	up           int // paths that are
-	turn         int // round robin over the lanes of a class
-	floor        int // packets since bulk last went
+	up           int             // paths that are
+	turn         [numClasses]int // where the round robin over the lanes of a class goes on
+	floor        int             // packets since bulk last went
 }
 
 // deferredLoss is a lost packet that FEC may still repair.

@@ -30,17 +30,21 @@
 /* XDP has no load helper before kernel 5.18: direct access, linear part only. */
 static __always_inline long load_xdp(struct xdp_md *ctx, __u32 off, void *to, const __u32 len)
 {
-	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	void *end = (void *)(long)ctx->data_end, *p;
 
 	if (off > MAX_OFFSET)
 		return -1;
-	if (data + off + len > end)
+	p = (void *)(long)ctx->data + off;
+	/* One register for check and access, whatever the compiler knows better. */
+	asm volatile("" : "+r"(p));
+	if (p + len > end)
 		return -1;
-	__builtin_memcpy(to, data + off, len);
+	__builtin_memcpy(to, p, len);
 	return 0;
 }
 
 #define load_bytes(ctx, off, to, len) load_xdp(ctx, off, to, len)
+#define PARSE_CTX struct xdp_md
 #include "parse.h"
 
 #define PORTS_UDP 0

@@ -176,6 +176,10 @@ static __always_inline int is_ours(const struct probe *p)
 	return p->type == TLV_TYPE && p->len == bpf_htons(TLV_LEN);
 }
 
+/* The compiler knows that a bound has been checked already; the verifier does
+ * not. This makes the compiler forget. */
+#define opaque(p) asm volatile("" : "+r"(p))
+
 /* Where everything is. Without VLAN tags (the tagged device is the carrier's
  * NIC then), IPv4 options and IPv6 extension headers, which probes do not have. */
 struct where {
@@ -186,10 +190,6 @@ struct where {
 	__u8 ttl;
 	__u32 source[4];
 };
-
-/* The compiler knows that a bound has been checked already; the verifier does
- * not. This makes the compiler forget. */
-#define opaque(p) asm volatile("" : "+r"(p))
 
 /* PROBE_MAX if all is well. The lengths have to agree; behind them there may be
  * Ethernet's padding. */
@@ -240,21 +240,27 @@ static __always_inline __u32 fold(__u64 sum)
 	return sum;
 }
 
-/* The sum over pseudo header, in *pseudo, and with header and payload. 0 if the
- * packet is cut off. */
-static __always_inline int sum_udp(struct xdp_md *ctx, const struct where *w, __u32 *pseudo, __u32 *all)
+/* The sum over the pseudo header, in the upper half, and that with header and
+ * payload. 0 if the packet is cut off: there is a protocol number in every sum.
+ * A global function: the verifier walks the loop once. */
+__noinline __u64 sum_udp(struct xdp_md *ctx, __u32 family, __u32 payload)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
-	__u32 addrs = w->family == 4 ? 4 : 16, i, len = w->len + sizeof(struct udphdr);
-	__u16 *p = data + w->l3 + (w->family == 4 ? offsetof(struct iphdr, saddr) : offsetof(struct ipv6hdr, saddr));
+	__u32 addrs = 16, i, len = payload + sizeof(struct udphdr), pseudo;
+	__u16 *p = data + ETH_HLEN + offsetof(struct ipv6hdr, saddr);
 	__u64 sum = bpf_htons(IPPROTO_UDP) + bpf_htons(len);
 
+	if (family == 4) {
+		addrs = 4;
+		p = data + ETH_HLEN + offsetof(struct iphdr, saddr);
+	}
+	opaque(p);
 	if ((void *)p + 32 > end)
 		return 0;
 	for (i = 0; i < addrs; i++)
 		sum += p[i];
-	*pseudo = fold(sum);
-	p = data + w->l4;
+	pseudo = fold(sum);
+	p += addrs;
 	for (i = 0; i < (MAX_PROBE_LEN + sizeof(struct udphdr)) / 2; i++) {
 		if (i * 2 + 1 >= len)
 			break;
@@ -267,8 +273,7 @@ static __always_inline int sum_udp(struct xdp_md *ctx, const struct where *w, __
 			return 0;
 		sum += *(__u8 *)p;
 	}
-	*all = fold(sum);
-	return 1;
+	return (__u64)pseudo << 32 | fold(sum);
 }
 
 /* Our answer goes out as it came in: same NIC, addresses and ports swapped. */
@@ -277,8 +282,8 @@ static __always_inline int turn_round(struct xdp_md *ctx, const struct where *w)
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	struct ethhdr *eth = data;
 	struct udphdr *udp = data + w->l4;
-	__u32 pseudo, all;
 	__u8 mac[ETH_ALEN];
+	__u64 sums;
 	__be16 port;
 
 	if ((void *)(udp + 1) > end)
@@ -318,9 +323,10 @@ static __always_inline int turn_round(struct xdp_md *ctx, const struct where *w)
 		return 1;
 	/* Anew: on veth the sender's stack may have left it for later. */
 	udp->check = 0;
-	if (!sum_udp(ctx, w, &pseudo, &all))
+	sums = sum_udp(ctx, w->family, w->len);
+	if (!sums)
 		return 0;
-	udp->check = all == 0xffff ? 0xffff : ~all;
+	udp->check = (sums & 0xffff) == 0xffff ? 0xffff : ~sums;
 	return 1;
 }
 
@@ -352,8 +358,8 @@ static __always_inline int accept(struct session *s, __u64 at, __u32 sequence, _
 __noinline int reflect(struct xdp_md *ctx, __u32 family)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end, *payload;
-	__u64 now = bpf_ktime_get_ns();
-	__u32 id, own, pseudo, all;
+	__u64 now = bpf_ktime_get_ns(), sums;
+	__u32 id, own;
 	struct session *s = NULL;
 	union probe_words u = {};
 	struct where w = {};
@@ -391,10 +397,11 @@ __noinline int reflect(struct xdp_md *ctx, __u32 family)
 
 		if (!reflector_settings.plain)
 			return count(PROBE_UNAUTHENTICATED, XDP_DROP);
-		if (!sum_udp(ctx, &w, &pseudo, &all) || (void *)(udp + 1) > end)
+		sums = sum_udp(ctx, w.family, w.len);
+		if (!sums || (void *)(udp + 1) > end)
 			return count(PROBE_MALFORMED, XDP_DROP);
 		/* On veth the sender's stack may have left the rest for later. */
-		if ((udp->check || w.family != 4) && all != 0xffff && udp->check != pseudo)
+		if ((udp->check || w.family != 4) && (sums & 0xffff) != 0xffff && udp->check != sums >> 32)
 			return count(PROBE_MALFORMED, XDP_DROP);
 		if (!within_rate(w.family, w.source, now))
 			return count(PROBE_RATE_LIMITED, XDP_DROP);

@@ -146,7 +146,8 @@ func BenchmarkClassify(b *testing.B) {
 }
 
 // BenchmarkGuard measures reflector and guard together, as a packet passes them:
-// junk from a stranger to a port that nobody listens on, with 1,000 peers, 1,000
+// junk from a stranger to a port that nobody listens on (used: but that something
+// has gone out from), with 1,000 peers, 1,000
 // inbound rules and 60,000 outgoing flows.
 func BenchmarkGuard(b *testing.B) {
 	c := loadTestCarrier(b, CarrierConfig{})
@@ -165,12 +166,14 @@ func BenchmarkGuard(b *testing.B) {
 	}
 	_, err := c.guardOutgoing.BatchUpdate(keys, values, nil)
 	must(b, err)
+	runRaw(b, c.guardEgress, datagram(to(here4, 33000), to(stranger4, 61000), nil)) // and notes the port
 	for _, bb := range []struct {
 		name  string
 		frame []byte
 		want  GuardVerdict
 	}{
 		{"drop", datagram(peer4, to(here4, 53), make([]byte, 22)), GuardUnwanted},
+		{"drop-used-port", datagram(peer4, to(here4, 33000), make([]byte, 22)), GuardUnwanted},
 		{"drop-tcp", fixIPv4(packet(peer4, to(here4, 22), flagSYN)), GuardUnwanted},
 		{"bond", datagram(ap("203.0.1.1:4500"), here4, make([]byte, 1200)), GuardBond},
 		{"established", datagram(to(stranger4, 53), to(here4, 33000), make([]byte, 100)), GuardEstablished},

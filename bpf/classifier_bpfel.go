@@ -231,6 +231,7 @@ const (
 	classifierMapPrefixes6      = "prefixes6"
 	classifierMapRules4         = "rules4"
 	classifierMapRules6         = "rules6"
+	classifierMapScratch        = "scratch"
 	classifierMapTenants4       = "tenants4"
 	classifierMapTenants6       = "tenants6"
 	classifierMapVerdicts       = "verdicts"
@@ -320,6 +321,7 @@ type classifierMapSpecs struct {
 	Prefixes6  *ebpf.MapSpec `ebpf:"prefixes6"`
 	Rules4     *ebpf.MapSpec `ebpf:"rules4"`
 	Rules6     *ebpf.MapSpec `ebpf:"rules6"`
+	Scratch    *ebpf.MapSpec `ebpf:"scratch"`
 	Tenants4   *ebpf.MapSpec `ebpf:"tenants4"`
 	Tenants6   *ebpf.MapSpec `ebpf:"tenants6"`
 	Verdicts   *ebpf.MapSpec `ebpf:"verdicts"`
@@ -383,6 +385,7 @@ type classifierMaps struct {
 	Prefixes6  *ebpf.Map `ebpf:"prefixes6"`
 	Rules4     *ebpf.Map `ebpf:"rules4"`
 	Rules6     *ebpf.Map `ebpf:"rules6"`
+	Scratch    *ebpf.Map `ebpf:"scratch"`
 	Tenants4   *ebpf.Map `ebpf:"tenants4"`
 	Tenants6   *ebpf.Map `ebpf:"tenants6"`
 	Verdicts   *ebpf.Map `ebpf:"verdicts"`
@@ -402,6 +405,7 @@ func (m *classifierMaps) Close() error {
 		m.Prefixes6,
 		m.Rules4,
 		m.Rules6,
+		m.Scratch,
 		m.Tenants4,
 		m.Tenants6,
 		m.Verdicts,

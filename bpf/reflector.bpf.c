@@ -180,6 +180,9 @@ static __always_inline int is_ours(const struct probe *p)
  * not. This makes the compiler forget. */
 #define opaque(p) asm volatile("" : "+r"(p))
 
+/* What the compiler thinks unaligned it copies byte by byte. */
+#define aligned(p) __builtin_assume_aligned(p, 4)
+
 /* Where everything is. Without VLAN tags (the tagged device is the carrier's
  * NIC then), IPv4 options and IPv6 extension headers, which probes do not have. */
 struct where {
@@ -371,9 +374,9 @@ __noinline int reflect(struct xdp_md *ctx, __u32 family)
 	if (payload + STAMP_LEN > end)
 		return count(PROBE_MALFORMED, XDP_DROP);
 	if (w.len >= PROBE_LEN && payload + PROBE_LEN <= end)
-		__builtin_memcpy(&u, payload, PROBE_LEN);
+		__builtin_memcpy(&u, aligned(payload), PROBE_LEN);
 	else
-		__builtin_memcpy(&u, payload, STAMP_LEN);
+		__builtin_memcpy(&u, aligned(payload), STAMP_LEN);
 
 	own = bpf_ntohl(u.p.sequence); /* stateless: RFC 8762, section 4.3 */
 	if (is_ours(&u.p)) {
@@ -424,9 +427,9 @@ __noinline int reflect(struct xdp_md *ctx, __u32 family)
 		u.word[TAGGED_WORDS] = tag_of(&u, s->key);
 		if (payload + PROBE_LEN > end)
 			return count(PROBE_MALFORMED, XDP_DROP);
-		__builtin_memcpy(payload, &u, PROBE_LEN);
+		__builtin_memcpy(aligned(payload), &u, PROBE_LEN);
 	} else {
-		__builtin_memcpy(payload, &u, STAMP_LEN);
+		__builtin_memcpy(aligned(payload), &u, STAMP_LEN);
 		/* What follows is a TLV that we do not know. */
 		if (w.len > STAMP_LEN && payload + STAMP_LEN + 1 <= end)
 			*(__u8 *)(payload + STAMP_LEN) |= TLV_UNRECOGNIZED;
@@ -473,9 +476,9 @@ __noinline int take(struct xdp_md *ctx, __u32 family)
 	if (payload + STAMP_LEN > end)
 		return count(PROBE_MALFORMED, XDP_DROP);
 	if (w.len >= PROBE_LEN && payload + PROBE_LEN <= end)
-		__builtin_memcpy(&u, payload, PROBE_LEN);
+		__builtin_memcpy(&u, aligned(payload), PROBE_LEN);
 	else
-		__builtin_memcpy(&u, payload, STAMP_LEN);
+		__builtin_memcpy(&u, aligned(payload), STAMP_LEN);
 	if (!sender->plain && (!is_ours(&u.p) || u.p.session != bpf_htonl(sender->session) ||
 			       u.p.direction != bpf_htonl(ANSWERING) || !tag_is(&u, sender->key)))
 		return count(PROBE_REPLY_BAD, XDP_DROP);

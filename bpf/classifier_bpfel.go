@@ -39,24 +39,23 @@ const (
 
 type classifierFlow struct {
 	_          structs.HostLayout
-	Packets    uint64
-	Bytes      uint64
-	First      uint64
-	Last       uint64
-	Since      uint64
 	Generation uint32
 	Tenant     uint32
-	Rule       uint32
 	Path       uint16
 	Group      uint16
-	Moves      uint16
 	Action     uint8
 	Class      uint8
 	Capture    uint8
 	Elephant   uint8
 	Dscp       uint8
-	Unused     [5]uint8
-	_          [4]byte
+	Unused     uint8
+	Moves      uint16
+	Rule       uint32
+	Packets    uint64
+	Bytes      uint64
+	Last       uint64
+	First      uint64
+	Since      uint64
 }
 
 type classifierFlowKey struct {

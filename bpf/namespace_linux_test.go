@@ -150,7 +150,7 @@ func TestDirect(t *testing.T) {
 	closeAtEnd(t, paths)
 	c := loadTestClassifier(t, ClassifierConfig{Paths: paths})
 	setPolicy(t, c, Policy{Rules: []Rule{{ID: 1, Action: Direct}}})
-	tun, tunIndex := openTUN(t, topo.gateway)
+	tun, tunIndex := openTUN(t, topo.gateway, unix.IFF_TUN)
 	for _, i := range []int{topo.index(t, topo.gateway, "lan0"), tunIndex} {
 		within(t, topo.gateway, func() error {
 			a, err := c.Attach(i, Auto)
@@ -219,32 +219,65 @@ func TestDirect(t *testing.T) {
 	}
 }
 
-// openTUN makes a TUN device in a namespace; it goes with its file.
-func openTUN(t testing.TB, ns netns.NsHandle) (f *os.File, index int) {
+// openTUN makes a TUN or TAP device in a namespace; it goes with its file.
+func openTUN(t testing.TB, ns netns.NsHandle, kind uint16) (f *os.File, index int) {
 	t.Helper()
 	within(t, ns, func() error {
-		fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
+		fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 		if err != nil {
 			return err
 		}
-		f = os.NewFile(uintptr(fd), "tun")
 		req, err := unix.NewIfreq("tun0")
 		if err != nil {
 			return err
 		}
-		req.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI)
-		return errors.Join(unix.IoctlIfreq(fd, unix.TUNSETIFF, req), addresses("tun0"))
+		req.SetUint16(kind | unix.IFF_NO_PI)
+		err = unix.IoctlIfreq(fd, unix.TUNSETIFF, req)
+		f = os.NewFile(uintptr(fd), "tun") // pollable only now
+		return errors.Join(err, addresses("tun0"))
 	})
 	t.Cleanup(func() { _ = f.Close() })
-	l := 0
 	within(t, ns, func() error {
 		link, err := netlink.LinkByName("tun0")
 		if err == nil {
-			l = link.Attrs().Index
+			index = link.Attrs().Index
 		}
 		return err
 	})
-	return f, l
+	return f, index
+}
+
+// TestReflectorOnTAP: the lab's carriers are TAP devices; driver mode works there
+// too.
+func TestReflectorOnTAP(t *testing.T) {
+	requireRoot(t)
+	ns := newNamespace(t)
+	tap, index := openTUN(t, ns, unix.IFF_TAP)
+	c := loadTestCarrier(t, CarrierConfig{})
+	within(t, ns, func() error {
+		a, err := c.Attach(index, XDPDriver, Auto)
+		if err == nil {
+			t.Cleanup(func() { _ = a.Close() })
+		}
+		return err
+	})
+	must(t, c.SetReflector(Reflector{Port: stampPort}), c.SetSessions(map[uint32]Session{9: {Key: testKey}}))
+	frame := datagram(asker4, reflector4, AppendProbe(nil, 5, 1<<32, 9, testKey))
+	_, err := tap.Write(frame)
+	must(t, err, tap.SetReadDeadline(time.Now().Add(waitLimit)))
+	for b := make([]byte, 2000); ; {
+		n, err := tap.Read(b)
+		if err != nil {
+			v, _ := c.ProbeVerdicts()
+			t.Fatalf("no answer: %v; %v", err, v)
+		}
+		if n == len(frame) && b[12] == 8 { // the kernel says things of its own there
+			if r := decodeStamp(checkAnswer(t, frame, b[:n])); r.senderSequence != 5 {
+				t.Errorf("answer %+v", r)
+			}
+			return
+		}
+	}
 }
 
 // TestProbesOverVeth: probes from a socket are reflected at the peer's NIC and

@@ -63,7 +63,7 @@ type laneRx struct {
 	common    int64 // common delay of an equalised lane, µs against the clock offset; 0 with !haveCommon
 	commonAt  stamp
 	haveDelay bool
-	small     int             // packets under fullSize in a row, without a pause of activeFor
+	small     int             // packets under fullSize in a row
 	lastAt    stamp           // newest packet
 	active    [maxPaths]stamp // newest packet of the lane by path
 
@@ -117,17 +117,22 @@ func (l *laneRx) source(now stamp, seq uint64, payload []byte, sent stamp) {
 		return
 	}
 	l.received++
-	if len(payload) >= fullSize || now-l.lastAt > us(activeFor) {
-		l.small = 0
-	} else {
-		l.small++
-	}
-	l.lastAt = now
+	l.note(now, len(payload))
 	l.newest = max(l.newest, sent)
 	if l.dec != nil {
 		l.rec = l.dec.Source(seq, payload, l.rec[:0])
 		l.putRecovered(now)
 	}
+}
+
+// note keeps count of what tells a lean direction.
+func (l *laneRx) note(now stamp, n int) {
+	if n >= fullSize {
+		l.small = 0
+	} else {
+		l.small++
+	}
+	l.lastAt = now
 }
 
 // repair takes a repair symbol.

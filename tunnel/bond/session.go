@@ -318,7 +318,8 @@ func (s *Session) accept(now time.Time, at stamp, u *uplink, addr netip.AddrPort
 		}
 		l.rx.active[h.path] = at
 		rx.lastSource = at
-		if !l.rx.haveDelay && l.rx.equalised() {
+		if data := len(body) >= fullSize && l.rx.lean(at); l.rx.equalised() && (data || !l.rx.haveDelay) {
+			l.rx.note(at, len(body))
 			s.equalise(at, l.rx)
 		}
 		seq, sent := extend(h.laneSeq, l.rx.high), at-stamp(owd)

@@ -35,6 +35,11 @@ const (
 	tailRetry = 60 * time.Millisecond
 	// copyDebt is how far ahead of its pacer a path may be for the second copy of a packet.
 	copyDebt = 5 * time.Millisecond
+	// copiesMost copies beside a repetition that must not fail, until the chance that all are lost is under copyMiss;
+	// copyLoss is what a path is thought to lose at the least.
+	copiesMost = 3
+	copyMiss   = 0.001
+	copyLoss   = 0.01
 	// copyAfter is how much later the second copy goes where there is only one path: a burst of loss is over by then.
 	// maxCopies bounds those that wait; more are not made.
 	copyAfter = 12 * time.Millisecond
@@ -489,15 +494,34 @@ func (s *Session) sendAgain(now time.Time, at stamp, l *Lane) (bool, stamp) {
 	s.transmit(now, at, l, seq, o, p)
 	l.tx.resent++
 	if (o.tries > 2 || l.tx.shelter > 0 && p.lossShort > 0.01) && s.b.out.room() {
-		// Not the first repetition any more, or one that must not fail: over two paths at once.
-		if q := s.other(at, p, o.buf.n); q != nil {
-			s.copy(now, at, q, l, seq, o)
-		} else if s.up < 2 && s.copies.len() < maxCopies {
-			s.copies.push(deferredLoss{lostRef{lane: l.id, seq: seq, path: p.id}, at + us(copyAfter)})
-		}
+		s.sendCopies(now, at, l, seq, o, p)
 	}
 	return true, 0
 }
+
+// sendCopies follows a repetition that must not fail, as the first one did, with copies over other paths until the chance
+// that all are lost is small. Where there is one path only they follow on that one, after a while.
+func (s *Session) sendCopies(now time.Time, at stamp, l *Lane, seq uint64, o *outPacket, p *pathTx) {
+	used := pathSet(1) << p.id
+	miss := max(p.lossShort, copyLoss)
+	for n := 1; n <= copiesMost && (n == 1 || miss > copyMiss) && s.b.out.room(); n++ {
+		q := s.other(at, used, o.buf.n)
+		switch {
+		case q != nil:
+			s.copy(now, at, q, l, seq, o)
+			used |= 1 << q.id
+		case s.up < 2 && s.copies.len() < maxCopies:
+			q = p
+			s.copies.push(deferredLoss{lostRef{lane: l.id, seq: seq, path: p.id}, at + us(time.Duration(n)*copyAfter)})
+		default:
+			return
+		}
+		miss *= max(q.lossShort, copyLoss)
+	}
+}
+
+// pathSet is a set of paths, by number.
+type pathSet uint16
 
 // copy sends a lane packet once more without expecting word of this copy.
 func (s *Session) copy(now time.Time, at stamp, p *pathTx, l *Lane, seq uint64, o *outPacket) {
@@ -639,14 +663,14 @@ func (s *Session) pick(at stamp, how pickMode, n int, avoid uint8) (*pathTx, sta
 	return best, 0
 }
 
-// other is the path but p on which a copy of a packet arrives first. It may go a little into the pacer's debt: two copies
+// other is the path but those used on which a copy of a packet arrives first. It may go a little into the pacer's debt: two copies
 // are worth more together.
-func (s *Session) other(at stamp, p *pathTx, n int) *pathTx {
+func (s *Session) other(at stamp, used pathSet, n int) *pathTx {
 	size := n + headerSize + tagSize + frameOverhead
 	var best *pathTx
 	var bestScore stamp
 	for _, q := range s.b.paths {
-		if q == p || !q.usable() || q.inflight+int64(size) > q.ctrl.InflightCap() || q.full() || !q.validated || q.nextFree > at+us(copyDebt) {
+		if used&(1<<q.id) != 0 || !q.usable() || q.inflight+int64(size) > q.ctrl.InflightCap() || q.full() || !q.validated || q.nextFree > at+us(copyDebt) {
 			continue
 		}
 		if score := s.arrival(at, q, size, true); best == nil || score < bestScore {

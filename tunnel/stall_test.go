@@ -56,7 +56,7 @@ func TestStalledReceiver(t *testing.T) {
 				conn, _ := c.open()
 				stuck = append(stuck, conn)
 			}
-			time.Sleep(time.Duration(nodes*nodes) * 2 * time.Second) // their windows fill
+			time.Sleep(time.Duration(nodes*nodes) * 3 * time.Second) // their windows fill
 			beside := download(t, c, 3*time.Second)
 			if alone < 15 || beside < 0.95*alone {
 				t.Errorf("%d nodes: %.0f Mbit/s alone, %.0f beside stalled flows", nodes, alone, beside)

@@ -69,6 +69,7 @@ type lane struct {
 	doneSent bool        // the peer knows that; only the manager looks
 	peerDone atomic.Bool // the peer has no flows on the draining lane either
 	warm     warmer
+	nowhere  int // manager ticks in a row in which no path took the lane's packets
 	low      int // manager ticks in a row in which the congestion window was too small
 
 	closing atomic.Bool

@@ -28,6 +28,8 @@ const (
 	manageInterval = 500 * time.Millisecond
 	// lowTicks in a row with too small a window, on a lane that filling does not help, get it replaced.
 	lowTicks = 6
+	// nowhereTicks in a row without a path that takes a lane's packets end the lane: QUIC cannot make them smaller.
+	nowhereTicks = 4
 	// replaceInterval bounds how often lanes are replaced: replacing costs a handshake and a warm-up.
 	replaceInterval = 10 * time.Second
 	// stuntedMost lanes of a session that could not be warmed are replaced at once, more every replaceInterval.
@@ -80,7 +82,8 @@ type session struct {
 	parked map[flowKey]*parkedStream
 
 	lastReplaced time.Time
-	stunted      int // lanes replaced because they could not be warmed; only the manager looks
+	lastFitted   time.Time // when lanes were last replaced for their packets' size
+	stunted      int       // lanes replaced because they could not be warmed; only the manager looks
 }
 
 type parkedStream struct {

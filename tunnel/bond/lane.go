@@ -34,6 +34,7 @@ type Lane struct {
 	room   chan struct{} // the queue has room again
 
 	closedAt stamp // 0: open; guarded by the bond's mutex
+	size     int   // of the largest packet; 0: not accepted yet; guarded by the bond's mutex
 	touched  bool  // packets came in this batch
 
 	readDeadline atomic.Int64 // unix ns; 0: none
@@ -71,18 +72,13 @@ func (l *Lane) ID() int { return int(l.id) }
 func (l *Lane) LocalAddr() net.Addr  { return laneAddr{"local", l.id} }
 func (l *Lane) RemoteAddr() net.Addr { return l.remote }
 
-// MaxPacketSize is the largest packet WriteTo takes: what fits every path of the bond.
+// MaxPacketSize is the largest packet WriteTo takes: what fitted every path that carries the lane's class when the lane was
+// opened or accepted. It stays, as a QUIC connection's packet size does; see [Lane.Fit].
 func (l *Lane) MaxPacketSize() int {
 	b := l.s.b
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	size := 1500 - 28
-	for _, p := range b.paths {
-		if !p.removed {
-			size = min(size, p.mtu())
-		}
-	}
-	return size - Overhead
+	return l.size
 }
 
 // SetConn lets the lane watch the connection that reads from it, so that its receive queue never overflows.

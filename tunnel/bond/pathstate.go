@@ -72,6 +72,7 @@ func (s *Session) setState(at stamp, p *pathTx, to PathState) {
 		s.b.pathEvents++
 	case to == PathUp:
 		p.lastAck = at
+		p.search.check() // it may come back by another way
 	}
 	if to == PathUp && from != PathOpening || to == PathDown {
 		s.b.host.log.Info("path "+to.String(), "peer", s.b.cfg.Name, "path", p.name, "was", from)

@@ -6,6 +6,7 @@ import (
 	"math"
 	"net"
 	"net/netip"
+	"syscall"
 	"time"
 )
 
@@ -56,7 +57,10 @@ type outBatch struct {
 	dgs  [fillBatch + 48]outDatagram
 	bufs [fillBatch + 48][]byte
 	ms   []Message
+	who  []uint8 // the paths of ms
 	tag  tagger
+
+	refused []refusal
 }
 
 type outDatagram struct {
@@ -106,20 +110,25 @@ func (b *Bond) flush() bool {
 		if u == nil {
 			continue
 		}
-		o.ms = o.ms[:0]
+		o.ms, o.who = o.ms[:0], o.who[:0]
 		for j := i; j < o.n; j++ {
 			if o.dgs[j].sock == u {
 				o.ms = append(o.ms, Message{Buf: o.bufs[j], Addr: o.dgs[j].to})
+				o.who = append(o.who, o.dgs[j].path)
 				o.dgs[j].sock = nil
 			}
 		}
-		u.write(b, o.ms)
+		u.write(b, o.ms, o.who)
+	}
+	if len(o.refused) > 0 {
+		b.refused(o.refused)
+		o.refused = o.refused[:0]
 	}
 	o.n = 0
 	return full
 }
 
-func (u *uplink) write(b *Bond, ms []Message) {
+func (u *uplink) write(b *Bond, ms []Message, who []uint8) {
 	u.wmu.Lock()
 	defer u.wmu.Unlock()
 	sock := u.socket()
@@ -130,8 +139,13 @@ func (u *uplink) write(b *Bond, ms []Message) {
 			break
 		}
 		// Lost like on a wire; the path's silence tells. What comes after it may have another destination.
-		failed = err
-		ms = ms[min(n+1, len(ms)):]
+		if n < len(ms) && errors.Is(err, syscall.EMSGSIZE) {
+			b.out.refused = append(b.out.refused, refusal{who[n], len(ms[n].Buf)})
+		} else {
+			failed = err
+		}
+		n = min(n+1, len(ms))
+		ms, who = ms[n:], who[n:]
 	}
 	if failed != nil && !u.failing && !errors.Is(failed, net.ErrClosed) {
 		b.host.log.Warn("uplink cannot be written; its paths are degraded", "uplink", u.name, "err", failed)
@@ -207,8 +221,9 @@ func (s *Session) tick(now time.Time, at stamp) {
 		}
 		s.advance(now, at, p)
 		s.probe(now, at, p)
+		s.searchMTU(now, at, p)
 		starting = starting || (p.state == PathOpening && at-s.since < us(time.Second)) ||
-			(p.state == PathUp && p.ctrl.State() == rateStartup)
+			(p.state == PathUp && (p.ctrl.State() == rateStartup || !p.search.known))
 	}
 	s.oneProbeRTT()
 	s.tailTimer(at)
@@ -487,6 +502,10 @@ func (s *Session) sendAgain(now time.Time, at stamp, l *Lane) (bool, stamp) {
 	}
 	p, wait := s.pick(at, pickAgain, o.buf.n, o.path)
 	if p == nil {
+		if s.tooLarge(o.buf.n) {
+			l.tx.again.pop()
+			o.queued = false
+		}
 		return false, wait
 	}
 	l.tx.again.pop()
@@ -568,6 +587,10 @@ func (s *Session) sendNew(now time.Time, at stamp, l *Lane) (bool, stamp) {
 	buf := t.queue.front()
 	p, wait := s.pick(at, how, buf.n, maxPaths)
 	if p == nil {
+		if s.tooLarge(buf.n) {
+			t.queue.pop().free()
+			l.makeRoom()
+		}
 		return false, wait
 	}
 	t.queue.pop()
@@ -579,14 +602,19 @@ func (s *Session) sendNew(now time.Time, at stamp, l *Lane) (bool, stamp) {
 	t.sent++
 	t.sentSince++
 	t.onSource(at, seq, buf.bytes(), p.id)
-	if t.queue.len() == laneQueue/2 || t.queue.len() == 0 {
+	l.makeRoom()
+	return true, 0
+}
+
+// makeRoom wakes a WriteTo that waits, now and then. Called with mu held.
+func (l *Lane) makeRoom() {
+	if n := l.tx.queue.len(); n == laneQueue/2 || n == 0 {
 		l.stalled.Store(false)
 		select {
 		case l.room <- struct{}{}:
 		default:
 		}
 	}
-	return true, 0
 }
 
 // pad fills paths whose rate is not known yet, while the lanes have nothing for them; it returns when to go on.
@@ -627,7 +655,7 @@ func (s *Session) pick(at stamp, how pickMode, n int, avoid uint8) (*pathTx, sta
 	var best *pathTx
 	var bestScore, wait stamp
 	for _, p := range s.b.paths {
-		if !s.carries(p) || p.inflight+int64(size) > p.ctrl.InflightCap() || p.full() ||
+		if !s.carries(p) || !p.takes(n) || p.inflight+int64(size) > p.ctrl.InflightCap() || p.full() ||
 			(!p.validated && p.unvalBytes+size > maxUnvalidated) {
 			continue
 		}
@@ -670,7 +698,7 @@ func (s *Session) other(at stamp, used pathSet, n int) *pathTx {
 	var best *pathTx
 	var bestScore stamp
 	for _, q := range s.b.paths {
-		if used&(1<<q.id) != 0 || !q.usable() || q.inflight+int64(size) > q.ctrl.InflightCap() || q.full() || !q.validated || q.nextFree > at+us(copyDebt) {
+		if used&(1<<q.id) != 0 || !q.usable() || !q.takes(n) || q.inflight+int64(size) > q.ctrl.InflightCap() || q.full() || !q.validated || q.nextFree > at+us(copyDebt) {
 			continue
 		}
 		if score := s.arrival(at, q, size, true); best == nil || score < bestScore {

@@ -54,6 +54,7 @@ type Session struct {
 	scratch      report
 	bitmap       []byte
 	body         []byte
+	sizes        []int
 	in           report
 	lost         []lostRef
 	deferred     ring[deferredLoss]
@@ -92,7 +93,8 @@ func (s *Session) Initiator() bool { return s.b.sec.local.Compare(s.b.sec.peer) 
 // Done is closed when the session has ended; its lanes are closed then.
 func (s *Session) Done() <-chan struct{} { return s.done }
 
-// Started is closed once the rates of the paths are known (or after startupAtMost): the time to warm bulk lanes.
+// Started is closed once the rates and packet sizes of the paths are known (or after startupAtMost): the time to open lanes
+// that are to last, and to warm them.
 func (s *Session) Started() <-chan struct{} { return s.started }
 
 // OpenLane opens a lane of the class. Only the initiator does.
@@ -117,7 +119,9 @@ func (s *Session) OpenLane(c Class) (*Lane, error) {
 		id := laneID(c, s.nextLane[c])
 		s.nextLane[c] = (s.nextLane[c] + 1) % lanesPerClass
 		if old := s.lanes[id]; old == nil || old.reusable(at) {
-			return s.addLane(id), nil
+			l := s.addLane(id)
+			l.size = s.laneSize(c)
+			return l, nil
 		}
 	}
 	return nil, fmt.Errorf("open lane: %w %v lanes, allowed %d", ErrTooMany, c, lanesPerClass)
@@ -127,6 +131,9 @@ func (s *Session) OpenLane(c Class) (*Lane, error) {
 func (s *Session) AcceptLane(ctx context.Context) (*Lane, error) {
 	select {
 	case l := <-s.accepted:
+		s.b.mu.Lock()
+		l.size = s.laneSize(l.Class())
+		s.b.mu.Unlock()
 		return l, nil
 	case <-s.done:
 		return nil, ErrClosed

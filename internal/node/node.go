@@ -16,6 +16,7 @@ import (
 	"github.com/landbridge/landbridge/internal/config"
 	"github.com/landbridge/landbridge/internal/hint"
 	"github.com/landbridge/landbridge/internal/identity"
+	"github.com/landbridge/landbridge/pathsel/probe"
 	"github.com/landbridge/landbridge/tunnel"
 	"github.com/landbridge/landbridge/tunnel/bond"
 )
@@ -26,6 +27,9 @@ type Options struct {
 	Key    identity.PrivateKey
 	Log    *slog.Logger
 	Listen func(config.NodeUplink) (bond.Uplink, error) // opens an uplink; nil: real UDP sockets
+	// ListenProbe opens a socket for probes on an uplink, port 0 being any; nil: UDP, or with a Listen of one's own none, so
+	// that nothing is probed.
+	ListenProbe func(config.NodeUplink, uint16) (probe.Conn, error)
 	// NoCapture leaves the LAN interfaces alone: flows come through Handle and the proxies.
 	NoCapture           bool
 	SOCKS5, HTTPConnect string // addresses to listen on; "" is none
@@ -40,8 +44,13 @@ type Node struct {
 	started time.Time
 	host    *bond.Host
 	tunnel  *tunnel.Node
-	rates   rates
-	refused atomic.Uint64 // flows turned away before the tunnel saw them
+	watch   *watch
+	kernel  *kernel // nil where nothing of this node is in the kernel
+
+	carriers *carriers // nil where no NIC has its programs
+	lost     []string  // what this machine cannot do
+	rates    rates
+	refused  atomic.Uint64 // flows turned away before the tunnel saw them
 
 	stop    context.CancelFunc // ends the goroutines of wg
 	wg      sync.WaitGroup
@@ -53,6 +62,7 @@ type Node struct {
 	// mu guards what follows and is held for moments only: flows and sessions take it, and Reload waits for those.
 	mu      sync.Mutex
 	entries *entries // nil until Start is about to return
+	rules   *rules   // of the classifier; nil where there is none
 	cfg     *config.NodeConfig
 	peers   map[string]*peer
 	learned []netip.Prefix // routes that an agent's gateway announced
@@ -71,6 +81,9 @@ func Start(ctx context.Context, cfg *config.NodeConfig, opts Options) (_ *Node, 
 	own := opts.Listen == nil
 	if own {
 		opts.Listen = listenUDP
+		if opts.ListenProbe == nil {
+			opts.ListenProbe = listenProbe
+		}
 	}
 	n := &Node{opts: opts, log: opts.Log, started: time.Now(), cfg: cfg, peers: map[string]*peer{}}
 	ctx, n.stop = context.WithCancel(ctx)
@@ -90,13 +103,27 @@ func Start(ctx context.Context, cfg *config.NodeConfig, opts Options) (_ *Node, 
 			return nil, err
 		}
 	}
+	if len(cfg.LAN) > 0 && !opts.NoCapture {
+		if n.kernel, err = newKernel(opts.Log); err != nil {
+			return nil, explainCapture(fmt.Errorf("start transparent capture: %w", err))
+		}
+	}
+	if own {
+		if n.kernel == nil {
+			n.kernel, _ = newKernel(opts.Log) // startCarriers says why not
+		}
+		if n.carriers, n.lost, err = startCarriers(cfg, n.kernel, opts.Log); err != nil {
+			return nil, err
+		}
+	}
+	n.watch = newWatch(ctx, &n.wg, cfg, opts.ListenProbe, n.kernel, n.carriers, opts.Log)
 	dial := opts.Dial
 	if dial == nil {
 		dial = n.dial
 	}
 	n.tunnel, err = tunnel.New(tunnel.Config{
 		Name: cfg.Name, Version: cli.Version(), Key: opts.Key, Router: newRouter(cfg), Dial: dial, OnRoutes: n.onRoutes,
-		Logger: opts.Log,
+		Logger: opts.Log, ElephantBytes: min(cfg.Policy.ElephantBytes, tunnel.MaxElephantBytes),
 	})
 	if err != nil {
 		return nil, err
@@ -116,6 +143,7 @@ func Start(ctx context.Context, cfg *config.NodeConfig, opts Options) (_ *Node, 
 	if err := n.updateCapture(); err != nil { // a gateway may have announced its routes meanwhile
 		return nil, err
 	}
+	n.wg.Go(n.watch.run)
 	n.wg.Go(func() { n.watchUplinks(ctx) })
 	n.wg.Go(func() { n.watchPeers(ctx, connectPatience) })
 	return n, nil
@@ -144,6 +172,7 @@ func (n *Node) addPeer(cfg *config.NodeConfig, p config.Peer) error {
 	n.mu.Lock()
 	n.peers[p.Name] = &peer{cfg: p, bond: b}
 	n.mu.Unlock()
+	n.watch.add(p, b)
 	return n.tunnel.SetRoutes(p.Name, routesFor(cfg, p))
 }
 
@@ -178,6 +207,29 @@ func (n *Node) onRoutes(peerName string, prefixes []netip.Prefix) {
 	}
 }
 
+// updateRules makes the LAN interfaces judge by the configuration's rules.
+func (n *Node) updateRules() error {
+	n.capturing.Lock()
+	defer n.capturing.Unlock()
+	n.mu.Lock()
+	e, cfg := n.entries, n.cfg
+	n.mu.Unlock()
+	if e == nil || e.transparent == nil {
+		return nil
+	}
+	r, err := compileRules(cfg, n.kernel.group)
+	if err != nil {
+		return err
+	}
+	if err := e.transparent.SetPolicy(r.policy); err != nil {
+		return err
+	}
+	n.mu.Lock()
+	n.rules = r
+	n.mu.Unlock()
+	return nil
+}
+
 // updateCapture makes the LAN interfaces capture what the configuration and the learned routes ask for.
 func (n *Node) updateCapture() error {
 	n.capturing.Lock()
@@ -210,13 +262,26 @@ func (n *Node) capturedLocked() (captured, own []netip.Prefix) {
 // Handle carries a flow that did not come through capture. It must come from a site of this node.
 func (n *Node) Handle(ctx context.Context, f tunnel.Flow) error {
 	cfg := n.config()
-	if _, ok := tenantOf(cfg.Sources, f.Src.Addr().Unmap()); !ok {
-		// Sites behind peers are known too, but their flows come through the peers.
-		err := fmt.Errorf("source %v belongs to no site of %s", f.Src.Addr().Unmap(), cfg.Name)
+	refuse := func(err error) error {
 		n.refused.Add(1)
 		n.log.Info("flow reset", "src", f.Src, "dst", f.Dst, "reason", err)
 		_ = f.Conn.Reset() // its error is the end it asks for
 		return err
+	}
+	tenant, ok := tenantOf(cfg.Sources, f.Src.Addr().Unmap())
+	if !ok {
+		// Sites behind peers are known too, but their flows come through the peers.
+		return refuse(fmt.Errorf("source %v belongs to no site of %s", f.Src.Addr().Unmap(), cfg.Name))
+	}
+	if f.Class == nil { // the classifier has not seen it
+		switch r, number := ruleFor(cfg.Tenants, tenant, f.Src, f.Dst); {
+		case r == nil:
+		case r.Action == config.ActionDeny:
+			return refuse(denied(tenant, number, r))
+		case r.HasClass:
+			class := tunnel.Class(r.Class)
+			f.Class = &class
+		}
 	}
 	return n.tunnel.HandleFlow(ctx, f)
 }
@@ -238,6 +303,10 @@ func (n *Node) Close() error {
 	}
 	if n.host != nil {
 		errs = append(errs, n.host.Close())
+	}
+	errs = append(errs, n.carriers.close())
+	if n.kernel != nil {
+		errs = append(errs, n.kernel.close())
 	}
 	return errors.Join(errs...)
 }

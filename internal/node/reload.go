@@ -71,7 +71,9 @@ func (n *Node) apply(cfg *config.NodeConfig) error {
 	}
 	n.mu.Unlock()
 	n.tunnel.SetRouter(newRouter(cfg))
+	n.watch.setPolicy(cfg.Policy)
 	for _, p := range gone {
+		n.watch.remove(p.cfg.Name)
 		n.tunnel.RemovePeer(p.cfg.Name)
 		p.bond.Close()
 	}
@@ -87,7 +89,8 @@ func (n *Node) apply(cfg *config.NodeConfig) error {
 		}
 		errs = append(errs, n.addPeer(cfg, p))
 	}
-	errs = append(errs, n.updateCapture())
+	// Rules first: what is captured only now must be judged by the new ones from its first packet on.
+	errs = append(errs, n.updateRules(), n.updateCapture(), n.carriers.setGuard(cfg))
 	return errors.Join(errs...)
 }
 

@@ -24,14 +24,15 @@ const (
 	tlvHeader        = 4
 	tlvPadding       = 1   // RFC 8972, section 4.1
 	tlvType          = 252 // private use
-	tlvVersion       = 1
 	directionProbe   = 0
 	directionReply   = 1
 
-	// ErrorEstimate is what both sides of ours send: S=0 (not synchronised to UTC), Z=1 (PTP format), scale 0,
-	// multiplier 1 (RFC 8762, section 4.2.1; a multiplier of 0 is not allowed).
+	// ErrorEstimate is what our session-senders send: S=0 (not synchronised to UTC), Z=1 (PTP format), scale 0, multiplier
+	// 1 (RFC 8762, section 4.2.1; a multiplier of 0 is not allowed).
 	ErrorEstimate = 0x4001
-	zBit          = 0x4000
+	// ReplyErrorEstimate is what our reflectors send: S=0, Z=0 (NTP format), 1 * 2^-32 * 2^22 s, about a millisecond.
+	ReplyErrorEstimate = 0x1601
+	zBit               = 0x4000
 )
 
 // Errors of the parsers. What they mark is dropped and counted; nothing is answered.
@@ -79,12 +80,20 @@ type Reply struct {
 	Seq            uint32 // of the probe
 	Count          uint32 // the reflector's own sequence number
 	T1, T2, T3, T4 time.Duration
-	TTL            uint8 // the probe's, on arrival at the reflector
-	Open           bool  // without our TLV: not authenticated
+	Left           time.Duration // when the probe left the NIC, where that was seen; 0: T1 stands for it
+	TTL            uint8         // the probe's, on arrival at the reflector
+	Open           bool          // without our TLV: not authenticated
 }
 
 // RTT is the round trip without the time in the reflector.
-func (r *Reply) RTT() time.Duration { return r.T4 - r.T1 - (r.T3 - r.T2) }
+func (r *Reply) RTT() time.Duration { return r.T4 - r.left() - (r.T3 - r.T2) }
+
+func (r *Reply) left() time.Duration {
+	if r.Left != 0 {
+		return r.Left
+	}
+	return r.T1
+}
 
 // AppendProbe appends the packet of p to dst: with our TLV under key or, with key nil, RFC 8762's 44 bytes alone.
 func AppendProbe(dst []byte, p *Probe, key *Key) []byte {
@@ -98,8 +107,9 @@ func AppendProbe(dst []byte, p *Probe, key *Key) []byte {
 	if key == nil {
 		return dst
 	}
-	dst = append(dst, flagUnrecognised, tlvType, 0, TLVLen-tlvHeader, p.Path, tlvVersion, directionProbe, 0)
+	dst = append(dst, flagUnrecognised, tlvType, 0, TLVLen-tlvHeader)
 	dst = binary.BigEndian.AppendUint32(dst, key.ID)
+	dst = binary.BigEndian.AppendUint32(dst, directionProbe)
 	return key.seal(dst, n)
 }
 
@@ -115,8 +125,8 @@ func (k *Key) authentic(b []byte) bool {
 }
 
 // hasTLV reports whether b is a packet with our TLV and nothing else behind it.
-func hasTLV(b []byte, direction byte) bool {
-	return len(b) == Len && b[45] == tlvType && b[46] == 0 && b[47] == TLVLen-tlvHeader && b[49] == tlvVersion && b[50] == direction && b[51] == 0
+func hasTLV(b []byte, direction uint32) bool {
+	return len(b) == Len && b[45] == tlvType && b[46] == 0 && b[47] == TLVLen-tlvHeader && binary.BigEndian.Uint32(b[52:]) == direction
 }
 
 // IsProbe and IsReply say what a datagram with our TLV claims to be; nothing is authenticated yet.
@@ -131,7 +141,7 @@ func ParseProbe(b []byte, key func(id uint32) *Key) (Probe, error) {
 	if !hasTLV(b, directionProbe) || b[44] != flagUnrecognised || !zero(b[16:PacketLen]) {
 		return Probe{}, fmt.Errorf("probe: %w", ErrFormat)
 	}
-	id := binary.BigEndian.Uint32(b[52:])
+	id := binary.BigEndian.Uint32(b[48:])
 	k := key(id)
 	if k == nil {
 		return Probe{}, fmt.Errorf("probe: key id %#x: %w", id, ErrKey)
@@ -140,7 +150,7 @@ func ParseProbe(b []byte, key func(id uint32) *Key) (Probe, error) {
 		return Probe{}, fmt.Errorf("probe: key id %#x: %w", id, ErrTag)
 	}
 	p := parseOpen(b)
-	p.Path, p.Key, p.Open = b[48], id, false
+	p.Path, p.Key, p.Open = pathOf(b), id, false
 	return p, nil
 }
 
@@ -166,17 +176,18 @@ func AppendReply(dst, req []byte, count uint32, ttl uint8, t2, t3 time.Duration,
 	dst = append(dst, make([]byte, PacketLen)...)
 	b := dst[n:]
 	binary.BigEndian.PutUint32(b, count)
-	putPTP(b[4:], t3)
-	binary.BigEndian.PutUint16(b[12:], ErrorEstimate)
+	putNTP(b[4:], t3)
+	binary.BigEndian.PutUint16(b[12:], ReplyErrorEstimate)
 	copy(b[14:16], req[14:16])
-	putPTP(b[16:], t2)
+	putNTP(b[16:], t2)
 	copy(b[24:38], req[:14]) // sequence number, timestamp and error estimate of the sender
 	b[40] = ttl
 	if key == nil {
 		return dst
 	}
-	dst = append(dst, 0, tlvType, 0, TLVLen-tlvHeader, req[48], tlvVersion, directionReply, 0)
+	dst = append(dst, 0, tlvType, 0, TLVLen-tlvHeader)
 	dst = binary.BigEndian.AppendUint32(dst, key.ID)
+	dst = binary.BigEndian.AppendUint32(dst, directionReply)
 	return key.seal(dst, n)
 }
 
@@ -189,7 +200,7 @@ func ParseReply(b []byte, t4 time.Duration, key func(id uint32) *Key) (Reply, er
 	if !hasTLV(b, directionReply) || b[44] != 0 {
 		return Reply{}, fmt.Errorf("reply: %w", ErrFormat)
 	}
-	id := binary.BigEndian.Uint32(b[52:])
+	id := binary.BigEndian.Uint32(b[48:])
 	k := key(id)
 	if k == nil {
 		return Reply{}, fmt.Errorf("reply: key id %#x: %w", id, ErrKey)
@@ -198,7 +209,7 @@ func ParseReply(b []byte, t4 time.Duration, key func(id uint32) *Key) (Reply, er
 		return Reply{}, fmt.Errorf("reply: key id %#x: %w", id, ErrTag)
 	}
 	r := parseReply(b, t4)
-	r.Path, r.Key = b[48], id
+	r.Path, r.Key = pathOf(b), id
 	return r, nil
 }
 
@@ -210,10 +221,16 @@ func ParseOpenReply(b []byte, t4 time.Duration) (Reply, error) {
 	}
 	r := parseReply(b, t4)
 	r.Open = true
-	if ssid := binary.BigEndian.Uint16(b[14:]); ssid > 0 { // 0 from a reflector that knows RFC 8762 only
-		r.Path = uint8(ssid - 1)
-	}
+	r.Path = pathOf(b)
 	return r, nil
+}
+
+// pathOf is the path that the SSID names; 0 from a reflector that knows RFC 8762 only.
+func pathOf(b []byte) uint8 {
+	if ssid := binary.BigEndian.Uint16(b[14:]); ssid > 0 {
+		return uint8(ssid - 1)
+	}
+	return 0
 }
 
 func parseReply(b []byte, t4 time.Duration) Reply {
@@ -230,11 +247,27 @@ func putPTP(b []byte, t time.Duration) {
 	binary.BigEndian.PutUint32(b[4:], uint32(t%time.Second))
 }
 
+// putNTP writes NTP's format, rounded up so that timestamp reads the same nanosecond.
+func putNTP(b []byte, t time.Duration) {
+	binary.BigEndian.PutUint32(b, uint32(t/time.Second))
+	binary.BigEndian.PutUint32(b[4:], uint32((uint64(t%time.Second)<<32+uint64(time.Second)-1)/uint64(time.Second)))
+}
+
+// PTP reads the truncated PTPv2 format from its 64 bits.
+func PTP(v uint64) time.Duration {
+	return time.Duration(v>>32)*time.Second + time.Duration(v&0xffffffff)
+}
+
+// NTP reads NTP's format from its 64 bits.
+func NTP(v uint64) time.Duration {
+	return time.Duration(v>>32)*time.Second + time.Duration((v&0xffffffff)*uint64(time.Second)>>32)
+}
+
 // timestamp reads either format (RFC 8762, section 4.2.1): PTP with the Z bit, else NTP's fraction of 2^-32 s.
 func timestamp(b []byte, errorEstimate uint16) time.Duration {
-	sec, frac := time.Duration(binary.BigEndian.Uint32(b)), uint64(binary.BigEndian.Uint32(b[4:]))
-	if errorEstimate&zBit == 0 {
-		frac = frac * uint64(time.Second) >> 32
+	v := binary.BigEndian.Uint64(b)
+	if errorEstimate&zBit != 0 {
+		return PTP(v)
 	}
-	return sec*time.Second + time.Duration(frac)
+	return NTP(v)
 }

@@ -27,12 +27,12 @@ func TestMain(m *testing.M) {
 // fakeNode serves a status on the socket named by its argument, until it is told to end.
 func fakeNode() {
 	start := time.Now().Add(-time.Minute)
-	s, err := admin.Start(os.Args[1], func() admin.Status {
+	s, err := admin.Start(os.Args[1], admin.Source{Status: func() admin.Status {
 		return admin.Status{Node: "sha", Role: "gateway", Version: "test", Started: start, Taken: time.Now(), Peers: []admin.Peer{{
 			Name: "fra", Kind: "gateway", State: admin.PathUp,
 			Paths: []admin.Path{{Name: "ct-ct", State: admin.PathSuspect, RTTMs: 181.2, LossTx: 0.02, Share: 0.4}},
 		}}}
-	})
+	}})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)

@@ -17,7 +17,7 @@ func TestStatusBesideADeadNode(t *testing.T) {
 	}
 	defer os.RemoveAll(dir)
 	dead, alive := filepath.Join(dir, "a.sock"), filepath.Join(dir, "b.sock")
-	s, err := admin.Start(alive, func() admin.Status { return admin.Status{Node: "sha", Role: "gateway"} })
+	s, err := admin.Start(alive, admin.Source{Status: func() admin.Status { return admin.Status{Node: "sha", Role: "gateway"} }})
 	if err != nil {
 		t.Fatal(err)
 	}

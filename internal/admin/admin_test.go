@@ -81,7 +81,7 @@ func TestServeAndFetch(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "run", "sha.sock")
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- Serve(ctx, path, sample) }()
+	go func() { done <- Serve(ctx, path, Source{Status: sample}) }()
 	var got Status
 	var err error
 	for range 200 {
@@ -99,7 +99,7 @@ func TestServeAndFetch(t *testing.T) {
 	if st, err := os.Stat(path); err != nil || st.Mode().Perm() != 0o600 {
 		t.Errorf("socket %v, %v, want mode 0600", st.Mode(), err)
 	}
-	if _, err := Start(path, sample); !errors.Is(err, ErrRunning) || hint.Of(err) == "" {
+	if _, err := Start(path, Source{Status: sample}); !errors.Is(err, ErrRunning) || hint.Of(err) == "" {
 		t.Errorf("second server: %v", err)
 	}
 	cancel()
@@ -122,7 +122,7 @@ func TestStaleSocketIsReplaced(t *testing.T) {
 	}
 	ln.SetUnlinkOnClose(false) // as after a crash
 	ln.Close()
-	s, err := Start(path, sample)
+	s, err := Start(path, Source{Status: sample})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -145,7 +145,7 @@ func TestStartRefuses(t *testing.T) {
 		"a long path":  filepath.Join(dir, strings.Repeat("x", maxSocketPath)),
 		"under a file": filepath.Join(file, "x.sock"),
 	} {
-		if s, err := Start(path, sample); err == nil {
+		if s, err := Start(path, Source{Status: sample}); err == nil {
 			s.Close()
 			t.Errorf("%s: accepted", name)
 		}
@@ -172,7 +172,7 @@ func get(t *testing.T, h http.Handler, url string) (int, string) {
 }
 
 func TestMetrics(t *testing.T) {
-	code, body := get(t, Handler(sample), "/metrics")
+	code, body := get(t, Handler(Source{Status: sample}), "/metrics")
 	if code != http.StatusOK {
 		t.Fatalf("%d: %s", code, body)
 	}
@@ -212,16 +212,16 @@ func TestOddValuesDoNotSilenceTheNode(t *testing.T) {
 		s.Drops["\xff"] = 1
 		return s
 	}
-	if code, body := get(t, Handler(odd), "/status"); code != http.StatusOK || !strings.Contains(body, `"loss_tx":0,`) {
+	if code, body := get(t, Handler(Source{Status: odd}), "/status"); code != http.StatusOK || !strings.Contains(body, `"loss_tx":0,`) {
 		t.Errorf("status %d: %s", code, body)
 	}
-	if code, body := get(t, Handler(odd), "/metrics"); code != http.StatusOK || !strings.Contains(body, "landbridge_flows_active 5") {
+	if code, body := get(t, Handler(Source{Status: odd}), "/metrics"); code != http.StatusOK || !strings.Contains(body, "landbridge_flows_active 5") {
 		t.Errorf("metrics %d: %s", code, body)
 	}
 	if s := odd(); !math.IsNaN(s.Peers[0].Paths[0].LossTx) || s.finite().Peers[0].Paths[0].LossTx != 0 || !math.IsNaN(s.Peers[0].Paths[0].LossTx) {
 		t.Error("finite changed its receiver's paths")
 	}
-	if code, _ := get(t, Handler(odd), "/"); code != http.StatusNotFound {
+	if code, _ := get(t, Handler(Source{Status: odd}), "/"); code != http.StatusNotFound {
 		t.Errorf("/ answers %d", code)
 	}
 }
@@ -229,7 +229,7 @@ func TestOddValuesDoNotSilenceTheNode(t *testing.T) {
 func TestConcurrentReaders(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "a.sock")
 	shared := sample() // all readers get the same slices
-	s, err := Start(path, func() Status { return shared })
+	s, err := Start(path, Source{Status: func() Status { return shared }})
 	if err != nil {
 		t.Fatal(err)
 	}

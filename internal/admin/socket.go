@@ -2,7 +2,6 @@ package admin
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -15,9 +14,6 @@ import (
 	"strings"
 	"syscall"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/landbridge/landbridge/internal/hint"
 )
@@ -76,10 +72,20 @@ type Server struct {
 	done chan struct{}
 }
 
-// Start listens on a Unix socket, which only the own user (and root) can open, and serves GET /status (JSON) and
-// GET /metrics (Prometheus). A socket file nobody answers on is a crashed process's and is replaced; one that answers
-// is ErrRunning.
-func Start(path string, snapshot func() Status) (*Server, error) {
+// Source is what a node shows of itself. Status must be set; what is nil of the rest is answered with 404. All functions
+// are called from several goroutines at once.
+type Source struct {
+	Status  func() Status
+	Paths   func() Paths // a copy for each call
+	Events  *EventLog
+	Explain func(FlowQuery) (Explanation, error) // an error that wraps ErrNoFlow where there is none
+	// Decisions writes the log of decisions, one pathsel.Record a line.
+	Decisions func(io.Writer) error
+}
+
+// Start listens on a Unix socket, which only the own user (and root) can open, and serves what [Handler] does. A socket
+// file nobody answers on is a crashed process's and is replaced; one that answers is ErrRunning.
+func Start(path string, source Source) (*Server, error) {
 	if len(path) > maxSocketPath {
 		return nil, fmt.Errorf("status socket: path of %d bytes, the limit is %d: %s", len(path), maxSocketPath, path)
 	}
@@ -101,7 +107,7 @@ func Start(path string, snapshot func() Status) (*Server, error) {
 		return nil, fmt.Errorf("status socket: %w", err)
 	}
 	s := &Server{done: make(chan struct{}), http: &http.Server{
-		Handler: Handler(snapshot), ReadTimeout: ioTimeout, WriteTimeout: ioTimeout, MaxHeaderBytes: 8 << 10,
+		Handler: Handler(source), ReadTimeout: ioTimeout, WriteTimeout: ioTimeout, MaxHeaderBytes: 8 << 10,
 	}}
 	go func() {
 		defer close(s.done)
@@ -140,84 +146,11 @@ func (s *Server) Close() error {
 }
 
 // Serve is Start until ctx ends.
-func Serve(ctx context.Context, path string, snapshot func() Status) error {
-	s, err := Start(path, snapshot)
+func Serve(ctx context.Context, path string, source Source) error {
+	s, err := Start(path, source)
 	if err != nil {
 		return err
 	}
 	<-ctx.Done()
 	return s.Close()
-}
-
-// Handler serves /status and /metrics.
-func Handler(snapshot func() Status) http.Handler {
-	reg := prometheus.NewRegistry()
-	reg.MustRegister(collector{snapshot})
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
-		b, err := json.Marshal(snapshot().finite())
-		if err != nil {
-			http.Error(w, err.Error(), http.StatusInternalServerError)
-			return
-		}
-		w.Header().Set("Content-Type", "application/json")
-		_, _ = w.Write(b)
-	})
-	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError}))
-	return mux
-}
-
-// Client asks one node again and again over one connection. Safe for concurrent use. Close it.
-type Client struct{ tr *http.Transport }
-
-// NewClient returns a client for the node behind a socket; it connects with the first question.
-func NewClient(path string) *Client {
-	return &Client{&http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		var d net.Dialer
-		return d.DialContext(ctx, "unix", path)
-	}}}
-}
-
-// Close closes the connection.
-func (c *Client) Close() { c.tr.CloseIdleConnections() }
-
-// Fetch reads the status of the node behind a socket.
-func Fetch(ctx context.Context, path string) (Status, error) {
-	c := NewClient(path)
-	defer c.Close()
-	return c.Fetch(ctx)
-}
-
-// Fetch reads the node's status.
-func (c *Client) Fetch(ctx context.Context) (Status, error) {
-	var st Status
-	ctx, cancel := context.WithTimeout(ctx, ioTimeout)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://node/status", nil)
-	if err != nil {
-		return st, fmt.Errorf("status: %w", err)
-	}
-	resp, err := c.tr.RoundTrip(req)
-	if err != nil {
-		err = fmt.Errorf("status: %w", err)
-		switch {
-		case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-			err = hint.With(err, "is the node running? name its socket with --socket")
-		case errors.Is(err, fs.ErrPermission):
-			err = hint.With(err, "run this as the node's user or as root")
-		}
-		return st, err
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(resp.Body, maxStatus))
-	if err != nil {
-		return st, fmt.Errorf("status: %w", err)
-	}
-	if resp.StatusCode != http.StatusOK {
-		return st, fmt.Errorf("status: the node answers %s", resp.Status)
-	}
-	if err := json.Unmarshal(b, &st); err != nil {
-		return st, fmt.Errorf("status: %w", err)
-	}
-	return st, nil
 }

@@ -542,7 +542,7 @@ func TestBadInput(t *testing.T) {
 		{name: "no capability", role: RoleGateway, uid: nobody, args: gateway, code: 3, want: []string{
 			"landbridge-gateway: error: start transparent capture: ", "hint: "}},
 		{name: "another runs", role: RoleGateway, args: []string{"--fleet", "fleet.yaml", "--node", "fra", "--key", "fra.key", "--socket", m.file("fra.sock")}, code: 1, before: func(t *testing.T) {
-			s, err := admin.Start(m.file("fra.sock"), func() admin.Status { return admin.Status{} })
+			s, err := admin.Start(m.file("fra.sock"), admin.Source{Status: func() admin.Status { return admin.Status{} }})
 			must(t, err)
 			t.Cleanup(func() { s.Close() })
 		}, want: []string{"landbridge-gateway: error: status socket " + m.file("fra.sock") + ": another process answers on the status socket",

@@ -33,6 +33,7 @@ func TestScripts(t *testing.T) {
 			}
 			e.Defer(func() { os.RemoveAll(dir) })
 			e.Setenv("RUN", dir)
+			e.Setenv("GORACE", "atexit_sleep_ms=0") // the race detector holds each program for a second at its end
 			for _, name := range []string{"fleet.yaml", "rules.yaml", "agent.yaml"} {
 				data, err := os.ReadFile(filepath.Join("../../internal/config/testdata", name))
 				if err != nil {

@@ -45,6 +45,12 @@ type PathEstimate struct {
 	CapacityMbit float64 `json:"capacity_mbit"`
 }
 
+// Who measures a path, in PathEstimate.Probe.
+const (
+	ProbeXDP  = "xdp"
+	ProbeUser = "user"
+)
+
 // PathWay is one direction of a path. One-way delays hold the difference of two clocks; see package pathsel.
 type PathWay struct {
 	Loss       float64 `json:"loss"`     // of the last 60 s

@@ -16,6 +16,7 @@ import (
 	"github.com/landbridge/landbridge/internal/config"
 	"github.com/landbridge/landbridge/internal/hint"
 	"github.com/landbridge/landbridge/internal/identity"
+	"github.com/landbridge/landbridge/pathsel/probe"
 	"github.com/landbridge/landbridge/tunnel"
 	"github.com/landbridge/landbridge/tunnel/bond"
 )
@@ -26,6 +27,9 @@ type Options struct {
 	Key    identity.PrivateKey
 	Log    *slog.Logger
 	Listen func(config.NodeUplink) (bond.Uplink, error) // opens an uplink; nil: real UDP sockets
+	// ListenProbe opens a socket for probes on an uplink, port 0 being any; nil: UDP, or with a Listen of one's own none, so
+	// that nothing is probed.
+	ListenProbe func(config.NodeUplink, uint16) (probe.Conn, error)
 	// NoCapture leaves the LAN interfaces alone: flows come through Handle and the proxies.
 	NoCapture           bool
 	SOCKS5, HTTPConnect string // addresses to listen on; "" is none
@@ -40,6 +44,7 @@ type Node struct {
 	started time.Time
 	host    *bond.Host
 	tunnel  *tunnel.Node
+	watch   *watch
 	rates   rates
 	refused atomic.Uint64 // flows turned away before the tunnel saw them
 
@@ -71,6 +76,9 @@ func Start(ctx context.Context, cfg *config.NodeConfig, opts Options) (_ *Node, 
 	own := opts.Listen == nil
 	if own {
 		opts.Listen = listenUDP
+		if opts.ListenProbe == nil {
+			opts.ListenProbe = listenProbe
+		}
 	}
 	n := &Node{opts: opts, log: opts.Log, started: time.Now(), cfg: cfg, peers: map[string]*peer{}}
 	ctx, n.stop = context.WithCancel(ctx)
@@ -90,6 +98,7 @@ func Start(ctx context.Context, cfg *config.NodeConfig, opts Options) (_ *Node, 
 			return nil, err
 		}
 	}
+	n.watch = newWatch(ctx, &n.wg, cfg, opts.ListenProbe, opts.Log)
 	dial := opts.Dial
 	if dial == nil {
 		dial = n.dial
@@ -116,6 +125,7 @@ func Start(ctx context.Context, cfg *config.NodeConfig, opts Options) (_ *Node, 
 	if err := n.updateCapture(); err != nil { // a gateway may have announced its routes meanwhile
 		return nil, err
 	}
+	n.wg.Go(n.watch.run)
 	n.wg.Go(func() { n.watchUplinks(ctx) })
 	n.wg.Go(func() { n.watchPeers(ctx, connectPatience) })
 	return n, nil
@@ -144,6 +154,7 @@ func (n *Node) addPeer(cfg *config.NodeConfig, p config.Peer) error {
 	n.mu.Lock()
 	n.peers[p.Name] = &peer{cfg: p, bond: b}
 	n.mu.Unlock()
+	n.watch.add(p, b)
 	return n.tunnel.SetRoutes(p.Name, routesFor(cfg, p))
 }
 

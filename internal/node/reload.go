@@ -71,7 +71,9 @@ func (n *Node) apply(cfg *config.NodeConfig) error {
 	}
 	n.mu.Unlock()
 	n.tunnel.SetRouter(newRouter(cfg))
+	n.watch.setPolicy(cfg.Policy)
 	for _, p := range gone {
+		n.watch.remove(p.cfg.Name)
 		n.tunnel.RemovePeer(p.cfg.Name)
 		p.bond.Close()
 	}

@@ -98,7 +98,7 @@ func run(ctx context.Context, load func() (*config.NodeConfig, Options, error), 
 	if socket == "" {
 		socket = admin.DefaultSocket(cfg.Name)
 	}
-	srv, err := admin.Start(socket, admin.Source{Status: n.Status})
+	srv, err := admin.Start(socket, n.Source())
 	if err != nil {
 		if errors.Is(err, admin.ErrRunning) {
 			err = hint.With(err, "another %s runs as %s; stop it, or give this one another --socket", opts.Role, cfg.Name)

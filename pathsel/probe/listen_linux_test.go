@@ -31,7 +31,7 @@ func TestLoopback(t *testing.T) {
 		}})
 		r.AddReflected(key) // it is its own peer
 		remote := conn.(*udpConn).LocalAddr().String()
-		if err := r.AddUplink("lo", conn); err != nil {
+		if err := r.SetUplink("lo", conn); err != nil {
 			t.Fatal(err)
 		}
 		if err := r.AddPath(Path{ID: 3, Uplink: "lo", Remote: netip.MustParseAddrPort(remote), Key: key}); err != nil {

@@ -84,15 +84,15 @@ func New(cfg Config) *Runner {
 	}
 }
 
-// AddUplink takes an uplink's socket over and starts to read from it.
-func (r *Runner) AddUplink(name string, c Conn) error {
+// SetUplink takes an uplink's socket over and starts to read from it. A socket that the uplink had before is closed.
+func (r *Runner) SetUplink(name string, c Conn) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	switch {
-	case r.closed:
+	if r.closed {
 		return ErrClosed
-	case r.uplinks[name] != nil:
-		return fmt.Errorf("uplink %s has a probe socket already", name)
+	}
+	if old := r.uplinks[name]; old != nil {
+		_ = old.conn.Close() // ends its reader
 	}
 	u := &uplink{name, c}
 	r.uplinks[name] = u
@@ -263,7 +263,7 @@ func (r *Runner) datagram(u *uplink, b []byte, ttl uint8, from netip.AddrPort, n
 	return reply
 }
 
-// awaited tells replies from probes: by the direction byte or, of an open path, by the address.
+// awaited tells replies from probes: by their direction or, of an open path, by the address.
 func (r *Runner) awaited(u *uplink, from netip.AddrPort, b []byte) (path uint8, ok bool) {
 	if stamp.IsReply(b) {
 		return 0, true

@@ -70,7 +70,7 @@ func pair(t *testing.T, link string) (a, b *Runner, la, lb *log, stop func()) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := r.AddUplink("ct", FromPacketConn(c)); err != nil {
+		if err := r.SetUplink("ct", FromPacketConn(c)); err != nil {
 			t.Fatal(err)
 		}
 		if err := r.AddPath(Path{ID: 5, Uplink: "ct", Remote: []netip.AddrPort{there, here}[i], Key: []*stamp.Key{ka, kb}[i]}); err != nil {
@@ -104,7 +104,7 @@ func TestRunner(t *testing.T) {
 			if s, r := a.Stats(); s.Sent < 200 || r.Answered < 160 {
 				t.Errorf("%+v %+v", s, r)
 			}
-			if err := a.AddUplink("cu", nil); err != ErrClosed {
+			if err := a.SetUplink("cu", nil); err != ErrClosed {
 				t.Errorf("after the end: %v", err)
 			}
 		})
@@ -148,7 +148,7 @@ func TestKernelReplies(t *testing.T) {
 		mine, _ := network.Listen(here)
 		peer, _ := network.Listen(there)
 		key := stamp.NewKey(1, [16]byte{1})
-		if err := r.AddUplink("ct", FromPacketConn(mine)); err != nil {
+		if err := r.SetUplink("ct", FromPacketConn(mine)); err != nil {
 			t.Fatal(err)
 		}
 		if err := r.AddPath(Path{ID: 5, Uplink: "ct", Remote: there, Key: key}); err != nil {

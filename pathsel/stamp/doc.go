@@ -32,22 +32,18 @@
 //	44  1       flags: 0x80 (U)             0x00: recognised, well-formed, authentic
 //	45  1       type: 252 (private use)     252
 //	46  2       length: 16                  16
-//	48  1       path id                     copied
-//	49  1       version: 1                  1
-//	50  1       direction: 0                1
-//	51  1       zero                        zero
-//	52  4       key id                      copied
+//	48  4       key id                      copied
+//	52  4       direction: 0                1
 //	56  8       tag, little-endian          tag, computed anew
 //
-// The tag is SipHash-2-4 under the 128-bit key that the key id names, over 52 bytes: bytes 0 to 43 and 48 to 55 of this
-// very packet, as it is on the wire, probe and reply alike. No field is excluded: a reflector checks the probe's tag
-// first, rewrites the packet and then computes the reply's tag over what it has written. Flags, type and length are not
-// covered; other values in them are simply not this TLV. In words of 64 bits, little-endian: m0 to m4 = bytes 0 to 39,
-// m5 = bytes 40 to 43 and 48 to 51, m6 = bytes 52 to 55 and, in the highest byte, the length 52. The key's words k0, k1
-// are little-endian too.
+// The tag is SipHash-2-4 under the 128-bit key that the key id names, over the first 56 bytes of this very packet, as it
+// is on the wire, probe and reply alike, but for the flags at 44, which count as 0: a reflector that does not know the TLV
+// may change them. A reflector checks the probe's tag first, rewrites the packet and then computes the reply's tag over
+// what it has written. In words of 64 bits, little-endian: m0 to m6 = bytes 0 to 55, and m7 = the length 56 in its highest
+// byte. The key's words k0, k1 are little-endian too.
 //
 // A key belongs to one session-sender: it tags that sender's probes and the replies to them, and the peer's own probes
-// have another key id and key. The direction byte keeps a probe from passing for a reply. Key ids are chosen by the node
+// have another key id and key. The direction keeps a probe from passing for a reply. Key ids are chosen by the node
 // that reflects, so that they are unique in its map; they are opaque here. A sender that starts again with sequence
 // number 0 must do so under a new key.
 //
@@ -56,7 +52,8 @@
 // synchronisation to UTC), Z=1 (PTP), scale 0, multiplier 1. Only differences are used. [ParseReply] also reads
 // reflectors that answer in NTP format (Z=0), as an RFC 8762 reflector may.
 //
-// A reflector is stateful: per key id and path id it keeps
+// A reflector is stateful: per key id (and, in user space, path id: the kernel's wants a key of its own for each path) it
+// keeps
 //
 //   - count, the sequence number of the next reply: it starts at 0 and goes up by one for each reply;
 //   - a window of the last 64 probe sequence numbers (the highest seen and a bit map of 64, as IPsec has it, RFC 4303,
@@ -65,8 +62,8 @@
 // So of the probes n1..n2 whose replies carry counts c1..c2, (n2-n1)-(c2-c1) were lost on the way out, and of the
 // replies c1..c2 those that did not come were lost on the way back, without the reflector having to say more.
 //
-// A reflector must drop, without a reply: a wrong length, type, version, direction or key id; a wrong tag; a replay; a
-// probe whose bytes 16 to 43 are not zero. It must not touch other datagrams (XDP passes them on to user space, whose
+// A reflector must drop, without a reply: a wrong length, type, direction or key id; a wrong tag; a replay; and in
+// user space a probe whose bytes 16 to 43 are not zero. It must not touch other datagrams (XDP passes them on to user space, whose
 // reflector may be open to foreign STAMP senders: [Reflector.AllowOpen]).
 //
 // A reply goes back to where the probe came from: Ethernet, IP addresses and UDP ports exchanged, TTL or hop limit 255

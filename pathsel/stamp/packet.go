@@ -24,7 +24,6 @@ const (
 	tlvHeader        = 4
 	tlvPadding       = 1   // RFC 8972, section 4.1
 	tlvType          = 252 // private use
-	tlvVersion       = 1
 	directionProbe   = 0
 	directionReply   = 1
 
@@ -79,12 +78,20 @@ type Reply struct {
 	Seq            uint32 // of the probe
 	Count          uint32 // the reflector's own sequence number
 	T1, T2, T3, T4 time.Duration
-	TTL            uint8 // the probe's, on arrival at the reflector
-	Open           bool  // without our TLV: not authenticated
+	Left           time.Duration // when the probe left the NIC, where that was seen; 0: T1 stands for it
+	TTL            uint8         // the probe's, on arrival at the reflector
+	Open           bool          // without our TLV: not authenticated
 }
 
 // RTT is the round trip without the time in the reflector.
-func (r *Reply) RTT() time.Duration { return r.T4 - r.T1 - (r.T3 - r.T2) }
+func (r *Reply) RTT() time.Duration { return r.T4 - r.left() - (r.T3 - r.T2) }
+
+func (r *Reply) left() time.Duration {
+	if r.Left != 0 {
+		return r.Left
+	}
+	return r.T1
+}
 
 // AppendProbe appends the packet of p to dst: with our TLV under key or, with key nil, RFC 8762's 44 bytes alone.
 func AppendProbe(dst []byte, p *Probe, key *Key) []byte {
@@ -98,8 +105,9 @@ func AppendProbe(dst []byte, p *Probe, key *Key) []byte {
 	if key == nil {
 		return dst
 	}
-	dst = append(dst, flagUnrecognised, tlvType, 0, TLVLen-tlvHeader, p.Path, tlvVersion, directionProbe, 0)
+	dst = append(dst, flagUnrecognised, tlvType, 0, TLVLen-tlvHeader)
 	dst = binary.BigEndian.AppendUint32(dst, key.ID)
+	dst = binary.BigEndian.AppendUint32(dst, directionProbe)
 	return key.seal(dst, n)
 }
 
@@ -115,8 +123,8 @@ func (k *Key) authentic(b []byte) bool {
 }
 
 // hasTLV reports whether b is a packet with our TLV and nothing else behind it.
-func hasTLV(b []byte, direction byte) bool {
-	return len(b) == Len && b[45] == tlvType && b[46] == 0 && b[47] == TLVLen-tlvHeader && b[49] == tlvVersion && b[50] == direction && b[51] == 0
+func hasTLV(b []byte, direction uint32) bool {
+	return len(b) == Len && b[45] == tlvType && b[46] == 0 && b[47] == TLVLen-tlvHeader && binary.BigEndian.Uint32(b[52:]) == direction
 }
 
 // IsProbe and IsReply say what a datagram with our TLV claims to be; nothing is authenticated yet.
@@ -131,7 +139,7 @@ func ParseProbe(b []byte, key func(id uint32) *Key) (Probe, error) {
 	if !hasTLV(b, directionProbe) || b[44] != flagUnrecognised || !zero(b[16:PacketLen]) {
 		return Probe{}, fmt.Errorf("probe: %w", ErrFormat)
 	}
-	id := binary.BigEndian.Uint32(b[52:])
+	id := binary.BigEndian.Uint32(b[48:])
 	k := key(id)
 	if k == nil {
 		return Probe{}, fmt.Errorf("probe: key id %#x: %w", id, ErrKey)
@@ -140,7 +148,7 @@ func ParseProbe(b []byte, key func(id uint32) *Key) (Probe, error) {
 		return Probe{}, fmt.Errorf("probe: key id %#x: %w", id, ErrTag)
 	}
 	p := parseOpen(b)
-	p.Path, p.Key, p.Open = b[48], id, false
+	p.Path, p.Key, p.Open = pathOf(b), id, false
 	return p, nil
 }
 
@@ -175,8 +183,9 @@ func AppendReply(dst, req []byte, count uint32, ttl uint8, t2, t3 time.Duration,
 	if key == nil {
 		return dst
 	}
-	dst = append(dst, 0, tlvType, 0, TLVLen-tlvHeader, req[48], tlvVersion, directionReply, 0)
+	dst = append(dst, 0, tlvType, 0, TLVLen-tlvHeader)
 	dst = binary.BigEndian.AppendUint32(dst, key.ID)
+	dst = binary.BigEndian.AppendUint32(dst, directionReply)
 	return key.seal(dst, n)
 }
 
@@ -189,7 +198,7 @@ func ParseReply(b []byte, t4 time.Duration, key func(id uint32) *Key) (Reply, er
 	if !hasTLV(b, directionReply) || b[44] != 0 {
 		return Reply{}, fmt.Errorf("reply: %w", ErrFormat)
 	}
-	id := binary.BigEndian.Uint32(b[52:])
+	id := binary.BigEndian.Uint32(b[48:])
 	k := key(id)
 	if k == nil {
 		return Reply{}, fmt.Errorf("reply: key id %#x: %w", id, ErrKey)
@@ -198,7 +207,7 @@ func ParseReply(b []byte, t4 time.Duration, key func(id uint32) *Key) (Reply, er
 		return Reply{}, fmt.Errorf("reply: key id %#x: %w", id, ErrTag)
 	}
 	r := parseReply(b, t4)
-	r.Path, r.Key = b[48], id
+	r.Path, r.Key = pathOf(b), id
 	return r, nil
 }
 
@@ -210,10 +219,16 @@ func ParseOpenReply(b []byte, t4 time.Duration) (Reply, error) {
 	}
 	r := parseReply(b, t4)
 	r.Open = true
-	if ssid := binary.BigEndian.Uint16(b[14:]); ssid > 0 { // 0 from a reflector that knows RFC 8762 only
-		r.Path = uint8(ssid - 1)
-	}
+	r.Path = pathOf(b)
 	return r, nil
+}
+
+// pathOf is the path that the SSID names; 0 from a reflector that knows RFC 8762 only.
+func pathOf(b []byte) uint8 {
+	if ssid := binary.BigEndian.Uint16(b[14:]); ssid > 0 {
+		return uint8(ssid - 1)
+	}
+	return 0
 }
 
 func parseReply(b []byte, t4 time.Duration) Reply {

@@ -113,7 +113,7 @@ func (r *Reflector) Reflect(dst, req []byte, ttl uint8, t2, t3 time.Duration) ([
 func (r *Reflector) reflect(dst, req []byte, ttl uint8, t2, t3 time.Duration) ([]byte, error) {
 	p, err := ParseProbe(req, func(id uint32) *Key { return r.keys[id] })
 	if err != nil {
-		switch id := binary.BigEndian.Uint32(req[52:]); {
+		switch id := binary.BigEndian.Uint32(req[48:]); {
 		case req[44] != flagUnrecognised || !zero(req[16:PacketLen]):
 			r.stats.Malformed++
 		case r.keys[id] == nil:

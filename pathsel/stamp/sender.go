@@ -237,7 +237,7 @@ func (s *Sender) Reply(r Reply, ev []Event) ([]Event, error) {
 		s.stats.Answered++
 	}
 	ev = append(ev, Event{
-		Kind: EventReply, Path: r.Path, At: r.T4, Sent: r.T1, RTT: r.RTT(), Out: r.T2 - r.T1, Back: r.T4 - r.T3, TTL: r.TTL, Late: late,
+		Kind: EventReply, Path: r.Path, At: r.T4, Sent: r.T1, RTT: r.RTT(), Out: r.T2 - r.left(), Back: r.T4 - r.T3, TTL: r.TTL, Late: late,
 	})
 	if !late && r.Seq != p.base && p.laterAt == 0 {
 		p.laterAt = r.T4

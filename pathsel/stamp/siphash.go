@@ -38,17 +38,18 @@ func sipRound(v0, v1, v2, v3 uint64) (uint64, uint64, uint64, uint64) {
 }
 
 const (
-	tagMessage = PacketLen + 8 // bytes under the tag
+	tagMessage = PacketLen + 12 // bytes under the tag
 	tagWords   = tagMessage/8 + 1
+	tagFlags   = PacketLen // of these bytes, the one that counts as 0
 )
 
 // tag computes the tag of a whole packet of Len bytes (package comment, Layout).
 func (k *Key) tag(b []byte) uint64 {
 	var m [tagWords]uint64
-	for i := range 5 {
+	for i := range tagMessage / 8 {
 		m[i] = binary.LittleEndian.Uint64(b[8*i:])
 	}
-	m[5] = uint64(binary.LittleEndian.Uint32(b[40:])) | uint64(binary.LittleEndian.Uint32(b[48:]))<<32
-	m[6] = uint64(binary.LittleEndian.Uint32(b[52:])) | tagMessage<<56
+	m[tagFlags/8] &^= 0xff << (tagFlags % 8 * 8)
+	m[tagMessage/8] = tagMessage << 56
 	return siphash24(&k.words, &m)
 }

@@ -31,6 +31,16 @@ func (s *secret) openAEAD(sender identity.PublicKey) cipher.AEAD {
 // sessionAEAD authenticates what sender sends in the session of the two epochs. Both enter the key, so that nothing
 // recorded in another session opens in this one.
 func (s *secret) sessionAEAD(sender identity.PublicKey, localEpoch, peerEpoch uint64) cipher.AEAD {
+	return newAEAD(s.derive("landbridge bond session "+string(sender[:]), s.sessionSalt(localEpoch, peerEpoch), 16))
+}
+
+// probeKey authenticates the probes that sender sends on one of its paths in the session of the two epochs.
+func (s *secret) probeKey(sender identity.PublicKey, path uint8, localEpoch, peerEpoch uint64) (id uint32, key [16]byte) {
+	k := s.derive("landbridge bond probe "+string(sender[:])+string([]byte{path}), s.sessionSalt(localEpoch, peerEpoch), 20)
+	return binary.BigEndian.Uint32(k[16:]), [16]byte(k)
+}
+
+func (s *secret) sessionSalt(localEpoch, peerEpoch uint64) []byte {
 	var salt [16]byte
 	lo, hi := localEpoch, peerEpoch
 	if s.local.Compare(s.peer) > 0 {
@@ -38,7 +48,7 @@ func (s *secret) sessionAEAD(sender identity.PublicKey, localEpoch, peerEpoch ui
 	}
 	binary.BigEndian.PutUint64(salt[:], lo)
 	binary.BigEndian.PutUint64(salt[8:], hi)
-	return newAEAD(s.derive("landbridge bond session "+string(sender[:]), salt[:], 16))
+	return salt[:]
 }
 
 func (s *secret) derive(info string, salt []byte, n int) []byte {

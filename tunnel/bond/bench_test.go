@@ -79,7 +79,7 @@ func BenchmarkPick(b *testing.B) {
 				at += us(time.Second) // the pacers are free
 				b.ReportAllocs()
 				for b.Loop() {
-					if p, _ := s.pick(at, how.mode, benchPacket, 0); p == nil {
+					if p, _ := s.pick(at, Interactive, how.mode, benchPacket, 0); p == nil {
 						b.Fatal("no path")
 					}
 				}

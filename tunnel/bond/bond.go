@@ -71,6 +71,7 @@ type Bond struct {
 	// configured: the peer's addresses are the document's; else paths are learned from its datagrams.
 	configured bool
 
+	classes    [numClasses]classPaths
 	pathEvents uint64 // paths that became suspect
 
 	paced  bool // the run loop sleeps until a pacer frees: no use waking it for data
@@ -106,10 +107,13 @@ func newBond(h *Host, cfg PeerConfig) (*Bond, error) {
 func (b *Bond) Name() string { return b.cfg.Name }
 
 // Connected tells whether there is a session with the peer.
-func (b *Bond) Connected() bool {
+func (b *Bond) Connected() bool { return b.Session() != nil }
+
+// Session returns the current session, nil while there is none.
+func (b *Bond) Session() *Session {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.sess != nil
+	return b.sess
 }
 
 // addPath is called with the host's mutex held and, once the bond runs, with its own.

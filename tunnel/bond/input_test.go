@@ -364,6 +364,20 @@ func TestStrangerAddress(t *testing.T) {
 				case learn && (p.remote != stranger || p.validated || len(r.b.bond.paths) != 1):
 					t.Errorf("a peer whose NAT changed is at %v, validated %v, %d paths", p.remote, p.validated, len(r.b.bond.paths))
 				}
+				if learn { // the answer to a probe of the old address says nothing of the new one
+					_, at := r.b.host.now()
+					p.onEcho(at, uint32(p.next-1))
+					if p.validated {
+						t.Error("an answer to a probe of the old address validated the new one")
+					}
+					r.b.step()
+					time.Sleep(time.Second)
+					r.b.step()
+					p.onEcho(at, uint32(p.next-1))
+					if !p.validated {
+						t.Error("an answer to a probe of the new address did not validate it")
+					}
+				}
 			})
 		})
 	}

@@ -26,6 +26,7 @@ type pathRx struct {
 	lossLargest uint64  // largest and packets when it was last updated
 	lossPackets uint32
 
+	gaps       uint64
 	gapAt      stamp // when a number was first skipped since the last report; 0: none was
 	fresh      int   // ack-eliciting packets since the last report
 	dirty      bool  // anything since the last report
@@ -46,8 +47,11 @@ func newPathRx(id uint8) *pathRx { return &pathRx{id: id, owdMin: math.MaxInt64}
 // accept notes an authenticated datagram, which passed window.fresh.
 func (p *pathRx) accept(now stamp, seq uint64, owd int64, size int, eliciting bool) {
 	p.window.note(seq)
-	if seq > p.largest+1 && p.gapAt == 0 {
-		p.gapAt = now
+	if seq > p.largest+1 {
+		p.gaps++
+		if p.gapAt == 0 {
+			p.gapAt = now
+		}
 	}
 	p.largest = max(p.largest, seq)
 	p.packets++
@@ -60,6 +64,14 @@ func (p *pathRx) accept(now stamp, seq uint64, owd int64, size int, eliciting bo
 	if eliciting {
 		p.fresh++
 	}
+}
+
+// fates tells what came of the numbers up to the largest. What is only late counts as lost until it comes.
+func (p *pathRx) fates() Fates {
+	f := Fates{Packets: p.largest + 1}
+	f.Lost = f.Packets - min(uint64(p.packets), f.Packets)
+	f.Runs = min(p.gaps, f.Lost)
+	return f
 }
 
 // section returns the path's part of a report and starts a new interval. bitmap is scratch space.

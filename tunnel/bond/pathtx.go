@@ -127,6 +127,8 @@ type pathTx struct {
 	haveReport  bool
 	lossShort   float64 // over about the last 500 packets
 	sent, lost  uint64
+	fates       Fates  // of this session
+	lastLost    uint64 // number of the last lost datagram plus one
 	sentBytes   uint64
 	repairs     uint64 // of sent: FEC
 	resent      uint64 // of sent: packets sent before
@@ -160,6 +162,7 @@ func (p *pathTx) reset() {
 	p.nextFree, p.lastProbe, p.lastAck = 0, 0, 0
 	p.haveReport, p.haveOWD = false, false
 	p.tailChecked, p.lastData, p.idle = 0, 0, false
+	p.fates, p.lastLost = Fates{}, 0
 	if p.ctrl.State() != rateStartup {
 		// The delays of another session have another offset: a new controller, near the old rate.
 		p.ctrl = rate.New(rate.Config{Cap: p.limit, InitialRate: p.ctrl.Bandwidth() / 2})
@@ -264,6 +267,7 @@ func (p *pathTx) onReport(now time.Time, at stamp, s *pathReport, lost []lostRef
 		if !gone {
 			limited = limited || r.limited
 			p.resolve(r)
+			p.fates.Packets++
 			ackPkts++
 			continue
 		}
@@ -278,7 +282,7 @@ func (p *pathTx) onReport(now time.Time, at stamp, s *pathReport, lost []lostRef
 		if r.source {
 			lost = append(lost, lostRef{r.lane, p.id, r.laneSeq, seq})
 		}
-		p.lost++
+		p.lose(seq)
 	}
 	for p.low < p.next && p.rec(p.low).resolved {
 		p.low++
@@ -312,6 +316,17 @@ func (p *pathTx) onReport(now time.Time, at stamp, s *pathReport, lost []lostRef
 	return lost
 }
 
+// lose counts a lost datagram.
+func (p *pathTx) lose(seq uint64) {
+	p.lost++
+	p.fates.Packets++
+	p.fates.Lost++
+	if p.lastLost == 0 || p.lastLost != seq {
+		p.fates.Runs++
+	}
+	p.lastLost = seq + 1
+}
+
 func (p *pathTx) resolve(r *sentRecord) {
 	r.resolved = true
 	if r.eliciting {
@@ -332,7 +347,7 @@ func (p *pathTx) giveUp(lost []lostRef) []lostRef {
 		if r.source {
 			lost = append(lost, lostRef{r.lane, p.id, r.laneSeq, seq})
 		}
-		p.lost++
+		p.lose(seq)
 	}
 	p.low = p.next
 	return lost

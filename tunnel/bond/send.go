@@ -456,7 +456,7 @@ func (s *Session) sendAgain(now time.Time, at stamp, l *Lane) (bool, stamp) {
 	if o == nil {
 		return false, 0
 	}
-	p, wait := s.pick(at, pickAgain, o.buf.n, o.path)
+	p, wait := s.pick(at, l.tx.class, pickAgain, o.buf.n, o.path)
 	if p == nil {
 		return false, wait
 	}
@@ -466,7 +466,7 @@ func (s *Session) sendAgain(now time.Time, at stamp, l *Lane) (bool, stamp) {
 	l.tx.resent++
 	if (o.tries > 2 || l.tx.shelter > 0 && p.lossShort > 0.01) && s.b.out.room() {
 		// Not the first repetition any more, or one that must not fail: over two paths at once.
-		if q := s.other(at, p, o.buf.n); q != nil {
+		if q := s.other(at, l.tx.class, p, o.buf.n); q != nil {
 			s.copy(now, at, q, l, seq, o)
 		} else if s.up < 2 && s.copies.len() < maxCopies {
 			s.copies.push(deferredLoss{lostRef{lane: l.id, seq: seq, path: p.id}, at + us(copyAfter)})
@@ -518,7 +518,7 @@ func (s *Session) sendNew(now time.Time, at stamp, l *Lane) (bool, stamp) {
 		how = pickSpread
 	}
 	buf := t.queue.front()
-	p, wait := s.pick(at, how, buf.n, maxPaths)
+	p, wait := s.pick(at, t.class, how, buf.n, maxPaths)
 	if p == nil {
 		return false, wait
 	}
@@ -572,15 +572,15 @@ const (
 	pickAgain                    // earliest arrival, a loss weighed as a round trip
 )
 
-// pick chooses the path for a packet of n bytes; avoid is not taken if there is another. With none free it tells when
+// pick chooses the path for a packet of the class, of n bytes; avoid is not taken if there is another. With none free it tells when
 // to come back (0: only news will help).
-func (s *Session) pick(at stamp, how pickMode, n int, avoid uint8) (*pathTx, stamp) {
+func (s *Session) pick(at stamp, c Class, how pickMode, n int, avoid uint8) (*pathTx, stamp) {
 	size := n + headerSize + tagSize + frameOverhead
+	allowed := s.allowedPaths(c)
 	var best *pathTx
 	var bestScore, wait stamp
 	for _, p := range s.b.paths {
-		if !s.carries(p) || p.inflight+int64(size) > p.ctrl.InflightCap() || p.full() ||
-			(!p.validated && p.unvalBytes+size > maxUnvalidated) {
+		if allowed>>p.id&1 == 0 || !s.takes(p, size) {
 			continue
 		}
 		if how == pickSpread {
@@ -609,20 +609,24 @@ func (s *Session) pick(at stamp, how pickMode, n int, avoid uint8) (*pathTx, sta
 	if best == nil {
 		return nil, wait
 	}
+	if how == pickEarliest {
+		best = s.prefer(at, c, size, allowed, best, bestScore)
+	}
 	if best.nextFree > at {
 		return nil, best.nextFree
 	}
 	return best, 0
 }
 
-// other is the path but p on which a copy of a packet arrives first. It may go a little into the pacer's debt: two copies
+// other is the path but p on which a copy of a packet of the class arrives first. It may go a little into the pacer's debt: two copies
 // are worth more together.
-func (s *Session) other(at stamp, p *pathTx, n int) *pathTx {
+func (s *Session) other(at stamp, c Class, p *pathTx, n int) *pathTx {
 	size := n + headerSize + tagSize + frameOverhead
+	allowed := s.allowedPaths(c)
 	var best *pathTx
 	var bestScore stamp
 	for _, q := range s.b.paths {
-		if q == p || !q.usable() || q.inflight+int64(size) > q.ctrl.InflightCap() || q.full() || !q.validated || q.nextFree > at+us(copyDebt) {
+		if q == p || allowed>>q.id&1 == 0 || !q.usable() || q.inflight+int64(size) > q.ctrl.InflightCap() || q.full() || !q.validated || q.nextFree > at+us(copyDebt) {
 			continue
 		}
 		if score := s.arrival(at, q, size, true); best == nil || score < bestScore {

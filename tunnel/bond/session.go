@@ -33,6 +33,7 @@ type Session struct {
 	sealAEAD   cipher.AEAD
 	verifyAEAD cipher.AEAD
 	since      stamp
+	epoch      uint64 // ours
 	done       chan struct{}
 	accepted   chan *Lane
 	started    chan struct{} // closed once the paths' rates are known
@@ -77,7 +78,7 @@ type deferredLoss struct {
 // newSession derives a session's keys from both epochs. Called with the bond's mutex held.
 func newSession(b *Bond, peerEpoch uint64) *Session {
 	return &Session{
-		b: b, peerEpoch: peerEpoch,
+		b: b, epoch: b.epoch, peerEpoch: peerEpoch,
 		sealAEAD:   b.sec.sessionAEAD(b.sec.local, b.epoch, peerEpoch),
 		verifyAEAD: b.sec.sessionAEAD(b.sec.peer, b.epoch, peerEpoch),
 		done:       make(chan struct{}),
@@ -88,6 +89,19 @@ func newSession(b *Bond, peerEpoch uint64) *Session {
 
 // Initiator tells whether this side opens the lanes and dials QUIC on them: the node with the lesser key does.
 func (s *Session) Initiator() bool { return s.b.sec.local.Compare(s.b.sec.peer) < 0 }
+
+// MaxPaths bounds the paths of a bond; their numbers are below it.
+const MaxPaths = maxPaths
+
+// ProbeKey is for the STAMP probes that this node (ours) or the peer sends on the path that it has this number for: a key
+// of 128 secret bits and its id, which both nodes derive. The keys of two sessions differ.
+func (s *Session) ProbeKey(ours bool, path uint8) (id uint32, key [16]byte) {
+	sender := s.b.sec.peer
+	if ours {
+		sender = s.b.sec.local
+	}
+	return s.b.sec.probeKey(sender, path, s.epoch, s.peerEpoch)
+}
 
 // Done is closed when the session has ended; its lanes are closed then.
 func (s *Session) Done() <-chan struct{} { return s.done }

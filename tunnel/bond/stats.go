@@ -21,6 +21,7 @@ type Stats struct {
 
 // PathStats is a snapshot of a path. Counters start with the bond.
 type PathStats struct {
+	ID            uint8 // on the wire, in what we send
 	Name          string
 	Uplink        string
 	Local, Remote netip.AddrPort
@@ -42,7 +43,13 @@ type PathStats struct {
 	Received      uint64
 	ReceivedBytes uint64
 	MTU           int
+	// Out and In are what came of the datagrams of this session, both ways: not Sent and Received, which count datagrams
+	// under way and whole lives.
+	Out, In Fates
 }
+
+// Fates are datagrams of a path, in the order they were sent: Runs is the number of gaps that the lost ones make.
+type Fates struct{ Packets, Lost, Runs uint64 }
 
 // LaneStats is a snapshot of a lane.
 type LaneStats struct {
@@ -74,7 +81,7 @@ func (b *Bond) Stats() Stats {
 			continue
 		}
 		ps := PathStats{
-			Name: p.name, Uplink: p.uplink.name, Local: p.uplink.socket().LocalAddr(), Remote: p.remote, State: p.state, RTT: p.rtt,
+			ID: p.id, Out: p.fates, Name: p.name, Uplink: p.uplink.name, Local: p.uplink.socket().LocalAddr(), Remote: p.remote, State: p.state, RTT: p.rtt,
 			Loss: p.lossShort, LossFloor: p.ctrl.LossFloor(), Bandwidth: p.ctrl.Bandwidth(), Queue: p.ctrl.QueueDelay(),
 			Controller: p.ctrl.State(), Pacing: p.ctrl.PacingRate(), InFlight: p.inflight, ExtraDelay: p.ctrl.ExtraDelay(),
 			Sent: p.sent, Lost: p.lost, Repairs: p.repairs, Resent: p.resent, SentBytes: p.sentBytes,
@@ -86,6 +93,7 @@ func (b *Bond) Stats() Stats {
 			for _, rx := range s.rx {
 				if rx != nil && rx.pair == p {
 					ps.LossIn = max(ps.LossIn, min(rx.lossShort, 1))
+					ps.In = rx.fates()
 				}
 			}
 		}

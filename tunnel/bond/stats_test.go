@@ -43,6 +43,12 @@ func TestPathStats(t *testing.T) {
 					t.Errorf("path %d: %s %.4f, want about %.4f", i, name, got, want)
 				}
 			}
+			for name, f := range map[string]Fates{"out": out.Out, "in": in.In} {
+				lost := truth.Lost + truth.QueueDrops
+				if apart(f.Packets, truth.Offered, 200) || apart(f.Lost, lost, 10) || f.Runs > f.Lost || f.Runs < lost/2 {
+					t.Errorf("path %d: fates %s %+v, the link was offered %d and lost %d", i, name, f, truth.Offered, lost)
+				}
+			}
 			if out.Pacing < 10e6 || out.Pacing > 40e6 || out.InFlight < 0 || out.InFlight > 1e6 {
 				t.Errorf("path %d: pacing %d bit/s, %d bytes in flight", i, out.Pacing, out.InFlight)
 			}
@@ -82,5 +88,30 @@ func TestPathRxLoss(t *testing.T) {
 	}
 	if p.lossShort < 0.04 || p.lossShort > 0.06 {
 		t.Errorf("loss %.4f, want 0.05", p.lossShort)
+	}
+}
+
+// TestProbeKeys: both nodes derive the same keys, and none is that of another path, sender or session.
+func TestProbeKeys(t *testing.T) {
+	seen := map[[16]byte]bool{}
+	for range 2 {
+		r := newRig(t, 2, false)
+		sa, sb := r.establish(t)
+		for path := range uint8(MaxPaths) {
+			for _, ours := range []bool{true, false} {
+				id, key := sa.ProbeKey(ours, path)
+				if otherID, other := sb.ProbeKey(!ours, path); otherID != id || other != key {
+					t.Errorf("path %d, ours %v: key id %#x, the peer has %#x", path, ours, id, otherID)
+				}
+				if seen[key] {
+					t.Errorf("path %d, ours %v: the key was there before", path, ours)
+				}
+				seen[key] = true
+			}
+		}
+		time.Sleep(time.Millisecond) // epochs are in microseconds
+	}
+	if len(seen) != 4*MaxPaths {
+		t.Errorf("%d keys, want %d", len(seen), 4*MaxPaths)
 	}
 }

@@ -130,7 +130,7 @@ func TestSuspectPathCarriesWhileNoneIsUp(t *testing.T) {
 			p.nextFree, q.nextFree = at, at
 			for _, how := range []pickMode{pickEarliest, pickSpread, pickAgain} {
 				got := ""
-				if path, _ := sb.pick(at, how, 1000, maxPaths); path != nil {
+				if path, _ := sb.pick(at, Interactive, how, 1000, maxPaths); path != nil {
 					got = path.name
 				}
 				if got != tc.want {

@@ -295,6 +295,11 @@ func TestBesidesOptions(t *testing.T) {
 	}{
 		{"none", func(*RunOptions) {}, true},
 		{"competitor", func(o *RunOptions) { o.Competitor, o.CompetitorCarrier = ViaTCPBBR, "cu" }, true},
+		{"calls through agents", func(o *RunOptions) { o.Workload = WorkloadCalls }, false},
+		{"calls", func(o *RunOptions) { o.Workload, o.NoAgent = WorkloadCalls, true }, true},
+		{"calls over plain routes", func(o *RunOptions) { o.Workload, o.Via = WorkloadCalls, ViaTCPBBR }, true},
+		{"calls through a port", func(o *RunOptions) { o.Workload, o.Via, o.NoAgent = WorkloadCalls, ViaKCPTun, true }, false},
+		{"calls one way", func(o *RunOptions) { o.Workload, o.NoAgent, o.Upload = WorkloadCalls, true, true }, false},
 		{"competitor nowhere", func(o *RunOptions) { o.Competitor = ViaTCPBBR }, false},
 		{"carrier without competitor", func(o *RunOptions) { o.CompetitorCarrier = "cu" }, false},
 		{"competitor of another kind", func(o *RunOptions) { o.Competitor, o.CompetitorCarrier = ViaKCPTun, "cu" }, false},

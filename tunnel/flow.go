@@ -353,6 +353,9 @@ func (n *Node) handleFlow(ctx context.Context, f Flow) error {
 	if err != nil {
 		return refuse(fmt.Errorf("%w: %w", &ResetError{Code: CodeNoRoute}, err))
 	}
+	if f.Class != nil {
+		class = *f.Class
+	}
 	h := Header{ID: rand.Uint64(), Class: class, Tenant: tenant, HopLimit: MaxHops, Src: src, Dst: dst}
 	if !n.cfg.NoCompression {
 		h.Codec = CodecZstd

@@ -96,6 +96,7 @@ type Conn interface {
 type Flow struct {
 	Src, Dst netip.AddrPort // as the client sees them
 	Conn     Conn
+	Class    *Class // nil: the router's
 }
 
 // Router decides where flows go and what peers may ask for. Its methods are called by many goroutines at once and must

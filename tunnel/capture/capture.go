@@ -22,6 +22,8 @@ import (
 	"net"
 	"net/netip"
 	"time"
+
+	"github.com/landbridge/landbridge/bpf"
 )
 
 // Kinds of flows, in Flow.Kind.
@@ -68,6 +70,8 @@ type Flow struct {
 	Dst  netip.AddrPort // where the client wants to go
 	Conn Conn
 	Kind string // KindTransparent, ...
+	// Class is what the rules say of the flow; NoClass where nobody asked them.
+	Class bpf.Class
 }
 
 // Handler carries one flow. It runs in its own goroutine; the context ends when

@@ -10,7 +10,8 @@ import (
 
 // Transparent captures TCP that enters through LAN interfaces for any address
 // in the captured prefixes. The host's own addresses and excluded prefixes are
-// left alone, and so is everything that is not TCP.
+// left alone, and so is everything that is not TCP. Before that its rules say
+// what may pass at all, and which flows go out of a carrier's NIC directly.
 //
 // Set the fields, then Start, which acts in the network namespace of the
 // calling thread; after that the fields must not change. Methods may be called
@@ -23,6 +24,14 @@ type Transparent struct {
 	// Prefixes are the destinations to capture, Exclude those inside them not
 	// to; the longest prefix wins.
 	Prefixes, Exclude []netip.Prefix
+	// Policy is the rules; the zero value allows everything.
+	Policy bpf.Policy
+	// Paths is the live path table that direct flows pick from; nil means that
+	// they find no path. It must outlive the capture.
+	Paths *bpf.Paths
+	// ElephantBytes is what a direct flow may carry in the class interactive
+	// before it counts as bulk; 0 means that it stays.
+	ElephantBytes uint64
 	// ListenPort is that of the listeners on loopback which the kernel hands
 	// connections to; 0 lets the kernel pick one.
 	ListenPort uint16

@@ -19,9 +19,10 @@ var errNotStarted = errors.New("not started")
 
 type transparentState struct {
 	*hook
-	srv    *server
-	listen [2]netip.AddrPort // our own, to recognise who connects to them directly
-	set    map[netip.Prefix]bpf.Action
+	classifier *bpf.Classifier
+	srv        *server
+	listen     [2]netip.AddrPort // our own, to recognise who connects to them directly
+	set        map[netip.Prefix]bpf.Action
 }
 
 // Start begins to capture and runs the handler for each flow. Close must be
@@ -46,13 +47,17 @@ func (t *Transparent) Start(ctx context.Context, h Handler) error {
 	var listeners []net.Listener
 	s.hook, err = startHook(hookConfig{
 		load: func(c bpf.Config) (program, error) {
-			p, err := bpf.LoadClassifier(bpf.ClassifierConfig{Config: c})
+			p, err := bpf.LoadClassifier(bpf.ClassifierConfig{Config: c, Paths: t.Paths, ElephantBytes: t.ElephantBytes})
 			if err != nil {
 				return nil, err
 			}
-			if listeners, err = s.open(ctx, t.ListenPort, p); err != nil {
+			if err = p.SetPolicy(t.Policy); err == nil {
+				listeners, err = s.open(ctx, t.ListenPort, p)
+			}
+			if err != nil {
 				return nil, errors.Join(err, p.Close())
 			}
+			s.classifier = p
 			return p, nil
 		},
 		interfaces: t.Interfaces, prefixes: s.set, method: t.Attach, log: srv.log,
@@ -144,6 +149,11 @@ func explainTransparent(op string, err error) error {
 
 func (s *transparentState) greet(_ context.Context, c *tcpConn) (Flow, error) {
 	f := Flow{Src: addrPort(c.RemoteAddr()), Dst: addrPort(c.LocalAddr()), Conn: c, Kind: KindTransparent}
+	// The flow was put into the table by its first packet; where it is full of
+	// others by now, nothing is known.
+	if k, err := s.classifier.Flow(bpf.FlowKey{Protocol: unix.IPPROTO_TCP, Src: f.Src, Dst: f.Dst}); err == nil {
+		f.Class = k.Class
+	}
 	// Somebody on this host has found the listener: carrying that on would end
 	// in a loop.
 	if slices.Contains(s.listen[:], f.Dst) {
@@ -170,6 +180,28 @@ func (t *Transparent) SetPrefixes(captured, excluded []netip.Prefix) error {
 	}
 	t.state.set = set
 	return nil
+}
+
+// SetPolicy replaces the rules. A packet is judged by the old ones or by the new
+// ones as a whole; after an error the old ones are in force.
+func (t *Transparent) SetPolicy(p bpf.Policy) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.state == nil {
+		return fmt.Errorf("set policy: %w", errNotStarted)
+	}
+	return t.state.classifier.SetPolicy(p)
+}
+
+// ReadFlows calls yield for each flow that the classifier knows, in no order,
+// until it returns false.
+func (t *Transparent) ReadFlows(yield func(bpf.Flow) bool) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.state == nil {
+		return fmt.Errorf("read flows: %w", errNotStarted)
+	}
+	return t.state.classifier.ReadFlows(yield)
 }
 
 // Verdicts returns what the program in the kernel did with the packets it saw.

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+
+	"github.com/landbridge/landbridge/bpf"
 )
 
 // Transparent capture is a thing of Linux; the explicit proxies work
@@ -24,6 +26,9 @@ func (t *Transparent) Start(context.Context, Handler) error { return errLinuxOnl
 
 // SetPrefixes returns an error that is errors.ErrUnsupported.
 func (t *Transparent) SetPrefixes(_, _ []netip.Prefix) error { return errLinuxOnly }
+
+// SetPolicy returns an error that is errors.ErrUnsupported.
+func (t *Transparent) SetPolicy(bpf.Policy) error { return errLinuxOnly }
 
 // Close does nothing.
 func (t *Transparent) Close() error { return nil }

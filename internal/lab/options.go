@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/landbridge/landbridge/bench/wan"
 	"github.com/landbridge/landbridge/internal/hint"
 )
 
@@ -34,6 +35,10 @@ type RunOptions struct {
 	Competitor        string
 	CompetitorCarrier string
 	Steps             []RateStep
+	// Junk is how many junk datagrams a second come at gateway sha's bond port on a carrier, from a host between its NIC
+	// and the link; 0 for none. JunkCarrier "" is the first in use.
+	Junk        int
+	JunkCarrier string
 }
 
 // maxFlows bounds the connections of a bulk run: each has a thread's worth of buffers.
@@ -84,6 +89,10 @@ func (o *RunOptions) checkBesides() error {
 		return fmt.Errorf("%w: competitor %q, want %s or %s", ErrOptions, o.Competitor, ViaTCPCubic, ViaTCPBBR)
 	case o.Competitor != "" && !(slices.Contains(carriers, o.CompetitorCarrier) && used(o.CompetitorCarrier)):
 		return fmt.Errorf("%w: competitor on carrier %q, which is not in use", ErrOptions, o.CompetitorCarrier)
+	case o.Junk < 0 || o.Junk > wan.MaxFloodRate:
+		return fmt.Errorf("%w: %d junk packets a second, want 0 to %d", ErrOptions, o.Junk, wan.MaxFloodRate)
+	case o.JunkCarrier != "" && (o.Junk == 0 || !slices.Contains(carriers, o.JunkCarrier) || !used(o.JunkCarrier)):
+		return fmt.Errorf("%w: junk on carrier %q, which is not in use, or there is none", ErrOptions, o.JunkCarrier)
 	case len(o.Steps) > maxSteps:
 		return fmt.Errorf("%w: %d rate steps, want at most %d", ErrOptions, len(o.Steps), maxSteps)
 	}

@@ -52,6 +52,7 @@ type Result struct {
 
 	Competitor *CompetitorResult `json:"competitor,omitempty"`
 	Steps      []StepResult      `json:"steps,omitempty"`
+	Junk       *JunkResult       `json:"junk,omitempty"`
 
 	CPUSeconds map[string]float64 `json:"cpu_seconds"` // user and system time of each process during the run
 	// OtherCPU is the processor time of everything else on the machine, interrupts included.
@@ -252,6 +253,9 @@ func (r *Result) WriteTable(w io.Writer) error {
 	}
 	if c := r.Competitor; c != nil {
 		row("competitor", "%s on %s: %.1f Mbit/s, %.2f of the carrier, %.2f left to the workload", c.Via, c.Carrier, c.GoodputMbit, c.Share, c.WorkloadShare)
+	}
+	if j := r.Junk; j != nil {
+		row("junk", "%s", j)
 	}
 	for _, s := range r.Steps {
 		row("rate step", "%s", s)

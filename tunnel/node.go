@@ -22,6 +22,8 @@ const (
 	DefaultBulkLanes        = 2
 	// DefaultElephantBytes is more than most objects of a page, and little enough for the window of an interactive lane.
 	DefaultElephantBytes = 256 << 10
+	// MaxElephantBytes is what an interactive lane's window holds of one flow.
+	MaxElephantBytes = interactiveWindow
 	// MaxLanes of a class bounds what a configuration can ask for; more than one a core brings nothing.
 	MaxLanes = 16
 )

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/landbridge/landbridge/bpf"
 	"github.com/landbridge/landbridge/internal/cli"
 	"github.com/landbridge/landbridge/internal/hint"
 	"github.com/landbridge/landbridge/tunnel"
@@ -34,15 +35,24 @@ func (n *Node) open(ctx context.Context) (_ *entries, err error) {
 	captured, own := n.capturedLocked()
 	n.mu.Unlock()
 	if len(n.cfg.LAN) > 0 && !n.opts.NoCapture {
-		e.transparent = &capture.Transparent{Interfaces: n.cfg.LAN, Prefixes: captured, Exclude: own, Log: n.log}
-		if err := e.transparent.Start(ctx, n.captured); err != nil {
-			return nil, explainCapture(err)
-		}
+		// First, so that it sees packets first: rules are for who opens a connection, not for the answers.
 		if n.cfg.PreserveSource {
 			e.returns = &capture.Return{Interfaces: n.cfg.LAN, Log: n.log}
 			if err := e.returns.Start(); err != nil {
 				return nil, explainCapture(err)
 			}
+		}
+		r, err := compileRules(n.cfg, n.kernel.group)
+		if err != nil {
+			return nil, err
+		}
+		n.rules = r
+		e.transparent = &capture.Transparent{
+			Interfaces: n.cfg.LAN, Prefixes: captured, Exclude: own, Log: n.log,
+			Policy: r.policy, Paths: n.kernel.table, ElephantBytes: uint64(n.cfg.Policy.ElephantBytes),
+		}
+		if err := e.transparent.Start(ctx, n.captured); err != nil {
+			return nil, explainCapture(err)
 		}
 	}
 	if n.opts.SOCKS5 != "" {
@@ -96,7 +106,12 @@ func (e *entries) close() error {
 
 // captured carries a flow taken off a LAN interface. Its errors are in the log.
 func (n *Node) captured(ctx context.Context, f capture.Flow) {
-	_ = n.Handle(ctx, tunnel.Flow{Src: f.Src, Dst: f.Dst, Conn: f.Conn})
+	t := tunnel.Flow{Src: f.Src, Dst: f.Dst, Conn: f.Conn}
+	if f.Class != bpf.NoClass {
+		class := tunnel.Class(f.Class - bpf.Realtime)
+		t.Class = &class
+	}
+	_ = n.Handle(ctx, t)
 }
 
 // proxied carries a flow of an explicit proxy. Its client may be this host itself, whose address belongs to no site:

@@ -45,6 +45,7 @@ type Node struct {
 	host    *bond.Host
 	tunnel  *tunnel.Node
 	watch   *watch
+	kernel  *kernel // nil where nothing of this node is in the kernel
 	rates   rates
 	refused atomic.Uint64 // flows turned away before the tunnel saw them
 
@@ -58,6 +59,7 @@ type Node struct {
 	// mu guards what follows and is held for moments only: flows and sessions take it, and Reload waits for those.
 	mu      sync.Mutex
 	entries *entries // nil until Start is about to return
+	rules   *rules   // of the classifier; nil where there is none
 	cfg     *config.NodeConfig
 	peers   map[string]*peer
 	learned []netip.Prefix // routes that an agent's gateway announced
@@ -98,14 +100,19 @@ func Start(ctx context.Context, cfg *config.NodeConfig, opts Options) (_ *Node, 
 			return nil, err
 		}
 	}
-	n.watch = newWatch(ctx, &n.wg, cfg, opts.ListenProbe, opts.Log)
+	if len(cfg.LAN) > 0 && !opts.NoCapture {
+		if n.kernel, err = newKernel(opts.Log); err != nil {
+			return nil, explainCapture(err)
+		}
+	}
+	n.watch = newWatch(ctx, &n.wg, cfg, opts.ListenProbe, n.kernel, opts.Log)
 	dial := opts.Dial
 	if dial == nil {
 		dial = n.dial
 	}
 	n.tunnel, err = tunnel.New(tunnel.Config{
 		Name: cfg.Name, Version: cli.Version(), Key: opts.Key, Router: newRouter(cfg), Dial: dial, OnRoutes: n.onRoutes,
-		Logger: opts.Log,
+		Logger: opts.Log, ElephantBytes: min(cfg.Policy.ElephantBytes, tunnel.MaxElephantBytes),
 	})
 	if err != nil {
 		return nil, err
@@ -189,6 +196,29 @@ func (n *Node) onRoutes(peerName string, prefixes []netip.Prefix) {
 	}
 }
 
+// updateRules makes the LAN interfaces judge by the configuration's rules.
+func (n *Node) updateRules() error {
+	n.capturing.Lock()
+	defer n.capturing.Unlock()
+	n.mu.Lock()
+	e, cfg := n.entries, n.cfg
+	n.mu.Unlock()
+	if e == nil || e.transparent == nil {
+		return nil
+	}
+	r, err := compileRules(cfg, n.kernel.group)
+	if err != nil {
+		return err
+	}
+	if err := e.transparent.SetPolicy(r.policy); err != nil {
+		return err
+	}
+	n.mu.Lock()
+	n.rules = r
+	n.mu.Unlock()
+	return nil
+}
+
 // updateCapture makes the LAN interfaces capture what the configuration and the learned routes ask for.
 func (n *Node) updateCapture() error {
 	n.capturing.Lock()
@@ -221,13 +251,26 @@ func (n *Node) capturedLocked() (captured, own []netip.Prefix) {
 // Handle carries a flow that did not come through capture. It must come from a site of this node.
 func (n *Node) Handle(ctx context.Context, f tunnel.Flow) error {
 	cfg := n.config()
-	if _, ok := tenantOf(cfg.Sources, f.Src.Addr().Unmap()); !ok {
-		// Sites behind peers are known too, but their flows come through the peers.
-		err := fmt.Errorf("source %v belongs to no site of %s", f.Src.Addr().Unmap(), cfg.Name)
+	refuse := func(err error) error {
 		n.refused.Add(1)
 		n.log.Info("flow reset", "src", f.Src, "dst", f.Dst, "reason", err)
 		_ = f.Conn.Reset() // its error is the end it asks for
 		return err
+	}
+	tenant, ok := tenantOf(cfg.Sources, f.Src.Addr().Unmap())
+	if !ok {
+		// Sites behind peers are known too, but their flows come through the peers.
+		return refuse(fmt.Errorf("source %v belongs to no site of %s", f.Src.Addr().Unmap(), cfg.Name))
+	}
+	if f.Class == nil { // the classifier has not seen it
+		switch r, number := ruleFor(cfg.Tenants, tenant, f.Src, f.Dst); {
+		case r == nil:
+		case r.Action == config.ActionDeny:
+			return refuse(denied(tenant, number, r))
+		case r.HasClass:
+			class := tunnel.Class(r.Class)
+			f.Class = &class
+		}
 	}
 	return n.tunnel.HandleFlow(ctx, f)
 }
@@ -249,6 +292,9 @@ func (n *Node) Close() error {
 	}
 	if n.host != nil {
 		errs = append(errs, n.host.Close())
+	}
+	if n.kernel != nil {
+		errs = append(errs, n.kernel.close())
 	}
 	return errors.Join(errs...)
 }

@@ -89,7 +89,8 @@ func (n *Node) apply(cfg *config.NodeConfig) error {
 		}
 		errs = append(errs, n.addPeer(cfg, p))
 	}
-	errs = append(errs, n.updateCapture())
+	// Rules first: what is captured only now must be judged by the new ones from its first packet on.
+	errs = append(errs, n.updateRules(), n.updateCapture())
 	return errors.Join(errs...)
 }
 

@@ -15,10 +15,11 @@ type router struct {
 	sources []config.Source
 	peers   map[string]config.Peer
 	blocked []config.Blocked
+	tenants []config.NodeTenant
 }
 
 func newRouter(cfg *config.NodeConfig) *router {
-	r := &router{name: cfg.Name, routes: cfg.Routes, sources: cfg.Sources, blocked: cfg.Blocked, peers: map[string]config.Peer{}}
+	r := &router{name: cfg.Name, routes: cfg.Routes, sources: cfg.Sources, blocked: cfg.Blocked, tenants: cfg.Tenants, peers: map[string]config.Peer{}}
 	for _, p := range cfg.Peers {
 		r.peers[p.Name] = p
 	}
@@ -68,7 +69,7 @@ func tenantOf(sources []config.Source, a netip.Addr) (string, bool) {
 }
 
 // Authorise lets a peer send only flows of the sites behind it, of the tenant that owns them. Sites whose tenant has not
-// opted in to crossing the border are not among those of a peer across it.
+// opted in to crossing the border are not among those of a peer across it. What a rule denies is denied here too.
 func (r *router) Authorise(from string, h tunnel.Header) error {
 	p, ok := r.peers[from]
 	if !ok {
@@ -81,6 +82,10 @@ func (r *router) Authorise(from string, h tunnel.Header) error {
 		return fmt.Errorf("no site behind %s has source %v", from, src)
 	case tenant != h.Tenant:
 		return fmt.Errorf("source %v belongs to tenant %s, not %q", src, tenant, h.Tenant)
+	}
+	// The classifier where the flow came in has judged its packets; an agent's may know less than this document.
+	if rule, number := ruleFor(r.tenants, tenant, h.Src, h.Dst); rule != nil && rule.Action == config.ActionDeny {
+		return denied(tenant, number, rule)
 	}
 	return nil
 }

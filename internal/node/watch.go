@@ -36,7 +36,7 @@ const (
 // watch measures the paths of a node and decides which of them each class uses.
 //
 // Stages: probe runners (a goroutine a peer, one for the reflector, a reader a socket) -> tables (under peerWatch.mu) ->
-// run (one goroutine: states, traffic, decisions) -> the log and the bonds.
+// run (one goroutine: states, traffic, decisions) -> the log, the bonds, the kernel's path table.
 type watch struct {
 	log       *slog.Logger
 	listen    func(config.NodeUplink, uint16) (probe.Conn, error) // nil: nothing is probed
@@ -45,6 +45,8 @@ type watch struct {
 	reflector *probe.Runner
 	reflect   []string // uplinks that the reflector has a socket of
 	events    admin.EventLog
+	kernel    *kernel           // nil: nothing asks there
+	ifaces    map[string]string // interfaces by uplink
 
 	mu        sync.Mutex
 	uplinks   []config.NodeUplink
@@ -57,6 +59,7 @@ type watch struct {
 type peerWatch struct {
 	cfg    config.Peer
 	bond   *bond.Bond
+	kernel *kernel
 	runner *probe.Runner // nil: the peer's addresses are learned, and its paths not probed
 	cancel context.CancelFunc
 
@@ -112,10 +115,13 @@ func listenProbe(u config.NodeUplink, port uint16) (probe.Conn, error) {
 }
 
 // newWatch makes a watch whose goroutines end with ctx and are counted in wg; run is one of them and the caller's.
-func newWatch(ctx context.Context, wg *sync.WaitGroup, cfg *config.NodeConfig, listen func(config.NodeUplink, uint16) (probe.Conn, error), log *slog.Logger) *watch {
+func newWatch(ctx context.Context, wg *sync.WaitGroup, cfg *config.NodeConfig, listen func(config.NodeUplink, uint16) (probe.Conn, error), k *kernel, log *slog.Logger) *watch {
 	w := &watch{
-		log: log, listen: listen, ctx: ctx, wg: wg, uplinks: cfg.Uplinks, policy: cfg.Policy,
+		log: log, listen: listen, ctx: ctx, wg: wg, uplinks: cfg.Uplinks, policy: cfg.Policy, kernel: k, ifaces: map[string]string{},
 		peers: map[string]*peerWatch{}, decisions: pathsel.NewLog(decisionBytes), reflector: probe.New(probe.Config{}),
+	}
+	for _, u := range cfg.Uplinks {
+		w.ifaces[u.Name] = u.Interface
 	}
 	if listen == nil {
 		return w
@@ -163,7 +169,7 @@ func (w *watch) reopen(u config.NodeUplink) {
 // add watches the paths to a peer.
 func (w *watch) add(cfg config.Peer, b *bond.Bond) {
 	p := &peerWatch{
-		cfg: cfg, bond: b, table: pathsel.NewTable(0), probed: map[uint8]bool{}, boosted: map[uint8]time.Duration{},
+		cfg: cfg, bond: b, kernel: w.kernel, table: pathsel.NewTable(0), probed: map[uint8]bool{}, boosted: map[uint8]time.Duration{},
 		counted: map[uint8]counted{},
 	}
 	w.mu.Lock()
@@ -286,6 +292,12 @@ func (w *watch) forget(p *peerWatch) {
 	for _, id := range p.reflected {
 		w.reflector.RemoveReflected(id)
 	}
+	w.mu.Lock()
+	again := w.peers[p.cfg.Name] != nil
+	w.mu.Unlock()
+	if w.kernel != nil && !again {
+		w.kernel.forget(p.cfg.Name)
+	}
 }
 
 // decide looks at the paths of a peer and decides.
@@ -310,6 +322,9 @@ func (w *watch) decide(p *peerWatch, now time.Duration) {
 	states, was, after := p.states, p.was, &p.decision // which only this goroutine writes
 	p.mu.Unlock()
 	p.obey(now, states, after)
+	if w.kernel != nil {
+		w.kernel.decided(now, p.cfg.Name, p.paths, w.ifaces, states, after, &policy)
+	}
 	w.mu.Lock()
 	if w.peers[p.cfg.Name] == p && w.decisions.Worth(now, p.cfg.Name, changed) {
 		if _, err := w.decisions.Append(time.Now(), p.cfg.Name, states, &policy, before, after); err != nil {
@@ -483,6 +498,9 @@ func (p *peerWatch) onSent(now time.Duration, id uint8) {
 }
 
 func (p *peerWatch) onEvent(ev *stamp.Event) {
+	if p.kernel != nil && ev.Kind == stamp.EventReply {
+		p.kernel.answered(p.cfg.Name, ev.Path, ev.At)
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.table.Probe(ev)

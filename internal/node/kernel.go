@@ -1,0 +1,451 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"net/netip"
+	"reflect"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/landbridge/landbridge/bpf"
+	"github.com/landbridge/landbridge/internal/config"
+	"github.com/landbridge/landbridge/internal/hint"
+	"github.com/landbridge/landbridge/pathsel"
+)
+
+// hopEvery is how often the routes of uplinks are looked up for direct flows.
+const hopEvery = time.Second
+
+// kernel is the node's live path table in the kernel, which the classifier picks from: the paths of all peers, and for
+// each peer and class the order of its paths. Safe for concurrent use.
+type kernel struct {
+	log   *slog.Logger
+	table *bpf.Paths
+
+	mu     sync.Mutex
+	peers  map[string]*kernelPeer
+	ids    [bpf.MaxPaths + 1]bool // in use
+	groups [bpf.MaxGroups]bool
+	failed bool // the last write failed
+}
+
+// kernelPeer is what the kernel has of a peer.
+type kernelPeer struct {
+	group bpf.Group // 0: there was none left
+	paths map[uint8]*kernelPath
+	order [pathsel.NumClasses][]bpf.PathID
+}
+
+type kernelPath struct {
+	id     bpf.PathID
+	path   bpf.Path
+	hop    bpf.Path // Ifindex and NextHop
+	looked time.Duration
+	taken  bool // replies are taken in the kernel
+}
+
+// newKernel makes an empty table.
+func newKernel(log *slog.Logger) (*kernel, error) {
+	t, err := bpf.NewPaths()
+	if err != nil {
+		return nil, err
+	}
+	return &kernel{log: log, table: t, peers: map[string]*kernelPeer{}}, nil
+}
+
+func (k *kernel) close() error { return k.table.Close() }
+
+// group returns the candidates of a peer, 0 if there are none.
+func (k *kernel) group(peer string) bpf.Group {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.peerLocked(peer).group
+}
+
+func (k *kernel) peerLocked(name string) *kernelPeer {
+	p := k.peers[name]
+	if p == nil {
+		p = &kernelPeer{paths: map[uint8]*kernelPath{}}
+		if g := slices.Index(k.groups[1:], false); g >= 0 {
+			p.group = bpf.Group(g + 1)
+			k.groups[p.group] = true
+		}
+		k.peers[name] = p
+	}
+	return p
+}
+
+// pathID returns the kernel's number of a peer's path, 0 if the table is full.
+func (k *kernel) pathID(peer string, id uint8) bpf.PathID {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if p := k.pathLocked(k.peerLocked(peer), id); p != nil {
+		return p.id
+	}
+	return 0
+}
+
+func (k *kernel) pathLocked(p *kernelPeer, id uint8) *kernelPath {
+	if kp := p.paths[id]; kp != nil {
+		return kp
+	}
+	free := slices.Index(k.ids[1:], false)
+	if free < 0 {
+		return nil
+	}
+	kp := &kernelPath{id: bpf.PathID(free + 1)}
+	k.ids[kp.id] = true
+	p.paths[id] = kp
+	return kp
+}
+
+// name returns which peer's which path has a number in the kernel.
+func (k *kernel) name(id bpf.PathID) (peer string, path uint8, ok bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for name, p := range k.peers {
+		for path, kp := range p.paths {
+			if kp.id == id {
+				return name, path, true
+			}
+		}
+	}
+	return "", 0, false
+}
+
+// peerOf returns the peer whose candidates these are.
+func (k *kernel) peerOf(g bpf.Group) string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for name, p := range k.peers {
+		if p.group == g && g != 0 {
+			return name
+		}
+	}
+	return ""
+}
+
+// answered notes a reply that user space took.
+func (k *kernel) answered(peer string, id uint8, at time.Duration) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if p := k.peers[peer]; p != nil {
+		if kp := p.paths[id]; kp != nil && !kp.taken {
+			k.note(k.table.Answered(kp.id, at))
+		}
+	}
+}
+
+// take says that from now on the kernel itself notes the replies of a path, or no longer.
+func (k *kernel) take(peer string, id uint8, taken bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if kp := k.pathLocked(k.peerLocked(peer), id); kp != nil {
+		kp.taken = taken
+	}
+}
+
+// note tells people once that the table cannot be written. Called with mu held.
+func (k *kernel) note(err error) {
+	if err != nil && !k.failed {
+		k.log.Error("the kernel's path table cannot be written; direct flows may find no path", "err", err, "hint", hint.Of(err))
+	}
+	k.failed = err != nil
+}
+
+// decided writes a decision about a peer's paths.
+func (k *kernel) decided(now time.Duration, peer string, paths []watchedPath, interfaces map[string]string, states []pathsel.PathState, d *pathsel.Decision, policy *pathsel.Policy) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	p := k.peerLocked(peer)
+	var errs []error
+	seen := map[uint8]bool{}
+	for _, w := range paths {
+		i := slices.IndexFunc(states, func(s pathsel.PathState) bool { return s.ID == w.id })
+		kp := k.pathLocked(p, w.id)
+		if i < 0 || kp == nil {
+			continue
+		}
+		seen[w.id] = true
+		if kp.looked == 0 || now-kp.looked >= hopEvery {
+			kp.looked, kp.hop = now, hopTo(interfaces[w.uplink], w.remote.Addr())
+		}
+		path := bpf.Path{Ifindex: kp.hop.Ifindex, NextHop: kp.hop.NextHop, State: kernelState(states[i].State)}
+		if kp.hop.Ifindex == 0 {
+			path.State = bpf.PathDown // its interface is gone
+		}
+		for c := range d.Classes {
+			if ch := &d.Classes[c]; states[i].State == pathsel.StateBrownout && policy.Classes[c].LeaveBrownout && ch.OK && ch.Path != w.id {
+				path.Leave = append(path.Leave, kernelClass(pathsel.Class(c)))
+			}
+		}
+		if reflect.DeepEqual(path, kp.path) {
+			continue
+		}
+		err := k.table.Set(kp.id, path)
+		if errs = append(errs, err); err == nil {
+			kp.path = path
+		}
+	}
+	if p.group != 0 {
+		for c := range d.Classes {
+			var order []bpf.PathID
+			for _, o := range d.Classes[c].Order {
+				if kp := p.paths[o.Path]; kp != nil && len(order) < bpf.MaxCandidates {
+					order = append(order, kp.id)
+				}
+			}
+			if slices.Equal(order, p.order[c]) {
+				continue
+			}
+			err := k.table.SetCandidates(p.group, kernelClass(pathsel.Class(c)), order)
+			if errs = append(errs, err); err == nil {
+				p.order[c] = order
+			}
+		}
+	}
+	for id, kp := range p.paths {
+		if !seen[id] {
+			errs = append(errs, k.table.Remove(kp.id))
+			k.ids[kp.id] = false
+			delete(p.paths, id)
+		}
+	}
+	if len(errs) > 0 || k.failed {
+		k.note(errors.Join(errs...))
+	}
+}
+
+// forget empties what belongs to a peer.
+func (k *kernel) forget(peer string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	p := k.peers[peer]
+	if p == nil {
+		return
+	}
+	delete(k.peers, peer)
+	var errs []error
+	if p.group != 0 {
+		for c := range p.order {
+			errs = append(errs, k.table.SetCandidates(p.group, kernelClass(pathsel.Class(c)), nil))
+		}
+		k.groups[p.group] = false
+	}
+	for _, kp := range p.paths {
+		errs = append(errs, k.table.Remove(kp.id))
+		k.ids[kp.id] = false
+	}
+	k.note(errors.Join(errs...))
+}
+
+func kernelState(s pathsel.State) bpf.PathState {
+	switch s {
+	case pathsel.StateUp, pathsel.StateBrownout:
+		return bpf.PathUp
+	case pathsel.StateSuspect:
+		return bpf.PathSuspect
+	}
+	return bpf.PathDown
+}
+
+// kernelClass numbers the classes as the programs do: 0 is none there.
+func kernelClass(c pathsel.Class) bpf.Class { return bpf.Class(c) + bpf.Realtime }
+
+// hopTo finds where direct flows go on an interface: to its default router or whatever else the routing table has for
+// their destination there (an invalid NextHop), or, where the interface has no default route, to the router that leads to
+// the peer, or to the peer itself.
+func hopTo(name string, remote netip.Addr) (p bpf.Path) {
+	nic, err := net.InterfaceByName(name)
+	if err != nil {
+		return p
+	}
+	p.Ifindex = nic.Index
+	family := unix.AF_INET
+	if remote.Is6() {
+		family = unix.AF_INET6
+	}
+	routes, err := netlink.RouteListFiltered(family, &netlink.Route{LinkIndex: nic.Index, Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_OIF|netlink.RT_FILTER_TABLE)
+	if err != nil {
+		return p
+	}
+	best := -1
+	var hop netip.Addr
+	for _, r := range routes {
+		if r.Type != unix.RTN_UNICAST {
+			continue
+		}
+		bits := 0
+		if r.Dst != nil {
+			bits, _ = r.Dst.Mask.Size()
+		}
+		if bits == 0 {
+			return p
+		}
+		if bits <= best || !r.Dst.Contains(remote.AsSlice()) {
+			continue
+		}
+		best, hop = bits, remote
+		if gw, ok := netip.AddrFromSlice(r.Gw); ok {
+			hop = gw.Unmap()
+		}
+	}
+	p.NextHop = hop
+	return p
+}
+
+// rules is a node's rules as the classifier has them, and what its numbers stand for.
+type rules struct {
+	policy  bpf.Policy
+	tenants []string   // by number, from 1
+	rules   []ruleName // by number, from 1
+}
+
+type ruleName struct {
+	tenant string
+	number int // within the tenant's, from 1
+	text   string
+}
+
+// compileRules makes the classifier's rules: all sources that are entered here, the rules of their tenants, and for direct
+// flows the candidates of the peer that leads to their destination.
+func compileRules(cfg *config.NodeConfig, group func(peer string) bpf.Group) (*rules, error) {
+	out := &rules{policy: bpf.Policy{Strangers: bpf.Allow}} // whoever is no tenant is turned away, not let past the tunnel
+	var fallback bpf.Group
+	gateways := 0
+	for _, p := range cfg.Peers {
+		if len(p.Paths) > 0 {
+			if gateways++; gateways == 1 {
+				fallback = group(p.Name)
+			}
+		}
+	}
+	for _, t := range cfg.Tenants {
+		var sites []netip.Prefix
+		for _, s := range cfg.Sources {
+			if s.Tenant == t.Name {
+				sites = append(sites, s.Prefixes...)
+			}
+		}
+		if len(sites) == 0 {
+			continue
+		}
+		first := len(out.rules)
+		for i := range t.Rules {
+			out.rules = append(out.rules, ruleName{t.Name, i + 1, t.Rules[i].String()})
+		}
+		// The classifier knows a source by its tenant alone: sources that other rules are for are tenants of their own there.
+		for _, part := range parts(sites, t.Rules) {
+			out.tenants = append(out.tenants, t.Name)
+			id := uint32(len(out.tenants))
+			out.policy.Tenants = append(out.policy.Tenants, bpf.Tenant{ID: id, Prefixes: part.prefixes, Group: fallback})
+			for _, i := range part.rules {
+				rs := expand(&t.Rules[i], bpf.Rule{ID: uint32(first + i + 1), Tenant: id})
+				if t.Rules[i].Action == config.ActionDirect && gateways > 1 {
+					rs = byRoute(rs, cfg, t.Name, group)
+				}
+				if out.policy.Rules = append(out.policy.Rules, rs...); len(out.policy.Rules) > bpf.MaxRules {
+					return nil, fmt.Errorf("rules of tenant %s: more than %d for the classifier, one for each prefix, protocol and port range", t.Name, bpf.MaxRules)
+				}
+			}
+		}
+	}
+	return out, nil
+}
+
+// part is a set of sources that the same rules are for.
+type part struct {
+	prefixes []netip.Prefix
+	rules    []int
+}
+
+// parts divides a tenant's prefixes by the rules that are for them.
+func parts(sites []netip.Prefix, rs []config.Rule) (out []part) {
+	all := map[netip.Prefix]bool{}
+	for _, s := range sites {
+		all[s] = true
+		for i := range rs {
+			for _, f := range rs[i].From {
+				if f.Bits() > s.Bits() && s.Contains(f.Addr()) {
+					all[f] = true
+				}
+			}
+		}
+	}
+	order := slices.SortedFunc(maps.Keys(all), func(a, b netip.Prefix) int {
+		if c := a.Addr().Compare(b.Addr()); c != 0 {
+			return c
+		}
+		return a.Bits() - b.Bits()
+	})
+	for _, p := range order {
+		var mine []int
+		for i := range rs {
+			if len(rs[i].From) == 0 || slices.ContainsFunc(rs[i].From, func(f netip.Prefix) bool { return f.Bits() <= p.Bits() && f.Contains(p.Addr()) }) {
+				mine = append(mine, i)
+			}
+		}
+		if i := slices.IndexFunc(out, func(o part) bool { return slices.Equal(o.rules, mine) }); i >= 0 {
+			out[i].prefixes = append(out[i].prefixes, p)
+			continue
+		}
+		out = append(out, part{[]netip.Prefix{p}, mine})
+	}
+	return out
+}
+
+// expand makes a rule for each combination of the lists of r.
+func expand(r *config.Rule, base bpf.Rule) []bpf.Rule {
+	base.DSCP = r.DSCP
+	if r.HasClass {
+		base.Class = kernelClass(r.Class)
+	}
+	base.Action = map[config.Action]bpf.RuleAction{config.ActionAllow: bpf.Allow, config.ActionDeny: bpf.Deny, config.ActionDirect: bpf.Direct}[r.Action]
+	out := []bpf.Rule{base}
+	out = cross(out, r.To, func(b *bpf.Rule, p netip.Prefix) { b.Prefix = p })
+	out = cross(out, r.Protocols, func(b *bpf.Rule, p uint8) { b.Protocol = p })
+	return cross(out, r.Ports, func(b *bpf.Rule, p config.PortRange) { b.Ports = bpf.PortRange{From: p.First, To: p.Last} })
+}
+
+func cross[T any](rs []bpf.Rule, values []T, set func(*bpf.Rule, T)) []bpf.Rule {
+	if len(values) == 0 {
+		return rs
+	}
+	out := make([]bpf.Rule, 0, len(rs)*len(values))
+	for _, r := range rs {
+		for _, v := range values {
+			set(&r, v)
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// byRoute puts in front of direct rules those for the tenant's destinations behind a peer, with its candidates.
+func byRoute(rs []bpf.Rule, cfg *config.NodeConfig, tenant string, group func(string) bpf.Group) (out []bpf.Rule) {
+	for _, r := range rs {
+		for _, route := range cfg.Routes {
+			if route.Tenant != tenant || route.Via == "" || r.Prefix.IsValid() && !r.Prefix.Overlaps(route.Prefix) {
+				continue
+			}
+			if p := cfg.Peer(route.Via); p == nil || len(p.Paths) == 0 {
+				continue
+			}
+			v := r
+			if v.Group = group(route.Via); !r.Prefix.IsValid() || r.Prefix.Bits() < route.Prefix.Bits() {
+				v.Prefix = route.Prefix
+			}
+			out = append(out, v)
+		}
+		out = append(out, r)
+	}
+	return out
+}

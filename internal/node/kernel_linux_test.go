@@ -1,0 +1,95 @@
+package node
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/landbridge/landbridge/bpf"
+	"github.com/landbridge/landbridge/internal/config"
+)
+
+// TestCompileRules: sources, lists and routes become what the classifier has.
+func TestCompileRules(t *testing.T) {
+	cfg := nodeConfig(t, fleetOf([]int{1, 2, 3, 4}, `  acme:
+    cross_border: true
+    rules:
+      - {from: 10.10.0.128/25, to: [10.20.0.0/24, 10.30.0.0/16], protocol: [tcp, udp], ports: [80, 8000-8080], action: deny}
+      - {dscp: ef, class: realtime}
+      - {action: direct}
+    sites:
+      hq:  {at: sha, prefixes: [10.10.0.0/24, 10.12.0.0/24]}
+      fra: {at: fra, prefixes: [10.20.0.0/24]}
+  other:
+    cross_border: true
+    sites:
+      fra: {at: fra, prefixes: [10.40.0.0/24]}
+`), "sha")
+	cfg.Peers = append(cfg.Peers, config.Peer{Name: "lon", Paths: cfg.Peers[0].Paths})
+	cfg.Routes = append(cfg.Routes, config.Route{Prefix: netip.MustParsePrefix("10.50.0.0/24"), Tenant: "acme", Via: "lon"})
+	groups := map[string]bpf.Group{"fra": 1, "lon": 2}
+	r, err := compileRules(cfg, func(peer string) bpf.Group { return groups[peer] })
+	must(t, err)
+	var got []string
+	for _, tn := range r.policy.Tenants {
+		got = append(got, fmt.Sprintf("tenant %d %v group %d", tn.ID, tn.Prefixes, tn.Group))
+	}
+	for _, v := range r.policy.Rules {
+		got = append(got, fmt.Sprintf("%d: tenant %d %v proto %d ports %d-%d dscp %v %v %v group %d", v.ID, v.Tenant, v.Prefix, v.Protocol, v.Ports.From, v.Ports.To, v.DSCP, v.Action, v.Class, v.Group))
+	}
+	var want []string
+	rest := func(tenant int) {
+		want = append(want, fmt.Sprintf("2: tenant %d invalid Prefix proto 0 ports 0-0 dscp [46] allow realtime group 0", tenant),
+			fmt.Sprintf("3: tenant %d 10.20.0.0/24 proto 0 ports 0-0 dscp [] direct none group 1", tenant),
+			fmt.Sprintf("3: tenant %d 10.50.0.0/24 proto 0 ports 0-0 dscp [] direct none group 2", tenant),
+			fmt.Sprintf("3: tenant %d invalid Prefix proto 0 ports 0-0 dscp [] direct none group 0", tenant))
+	}
+	want = append(want, "tenant 1 [10.10.0.0/24 10.12.0.0/24] group 1", "tenant 2 [10.10.0.128/25] group 1")
+	rest(1)
+	for _, to := range []string{"10.20.0.0/24", "10.30.0.0/16"} {
+		for _, proto := range []int{6, 17} {
+			for _, ports := range []string{"80-80", "8000-8080"} {
+				want = append(want, fmt.Sprintf("1: tenant 2 %s proto %d ports %s dscp [] deny none group 0", to, proto, ports))
+			}
+		}
+	}
+	rest(2)
+	if !slices.Equal(got, want) {
+		t.Errorf("compiled\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	if fmt.Sprint(r.tenants) != "[acme acme]" || len(r.rules) != 3 || r.rules[1].number != 2 || r.rules[1].tenant != "acme" {
+		t.Errorf("tenants %v, rules %+v", r.tenants, r.rules)
+	}
+	if r.policy.Strangers != bpf.Allow {
+		t.Errorf("strangers: %v, want allow: they are turned away, and do not go round the tunnel", r.policy.Strangers)
+	}
+}
+
+// TestRuleFor: what user space finds for a TCP flow.
+func TestRuleFor(t *testing.T) {
+	prefix := func(s string) []netip.Prefix { return []netip.Prefix{netip.MustParsePrefix(s)} }
+	tenants := []config.NodeTenant{{Name: "other", Rules: []config.Rule{{Action: config.ActionDeny}}}, {Name: "acme", Rules: []config.Rule{
+		{DSCP: []uint8{46}, Action: config.ActionDeny},
+		{Protocols: []uint8{17}, Action: config.ActionDeny},
+		{From: prefix("10.10.0.0/28"), Ports: []config.PortRange{{First: 80, Last: 90}}, Action: config.ActionDeny},
+		{To: prefix("10.20.0.0/24"), Protocols: []uint8{6}, HasClass: true},
+	}}}
+	for _, tc := range []struct {
+		tenant, src, dst string
+		want             int
+	}{
+		{"acme", "10.10.0.7:1", "10.20.0.1:80", 3},
+		{"acme", "10.10.0.7:1", "10.20.0.1:90", 3},
+		{"acme", "10.10.0.7:1", "10.20.0.1:91", 4},
+		{"acme", "10.10.0.17:1", "10.20.0.1:80", 4},
+		{"acme", "10.10.0.17:1", "10.21.0.1:80", 0},
+		{"other", "10.10.0.17:1", "10.21.0.1:80", 1},
+		{"third", "10.10.0.17:1", "10.21.0.1:80", 0},
+	} {
+		if _, got := ruleFor(tenants, tc.tenant, netip.MustParseAddrPort(tc.src), netip.MustParseAddrPort(tc.dst)); got != tc.want {
+			t.Errorf("%s from %s to %s: rule %d, want %d", tc.tenant, tc.src, tc.dst, got, tc.want)
+		}
+	}
+}

@@ -1,0 +1,241 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/landbridge/landbridge/bench/wan"
+	"github.com/landbridge/landbridge/internal/admin"
+)
+
+// withRules gives tenant acme rules.
+func withRules(rules string) string {
+	return strings.Replace(programTenants, "    cross_border: true\n", "    cross_border: true\n    rules:\n"+rules, 1)
+}
+
+// hup lets a gateway read its document again.
+func (m *machines) hup(p *program, fleet string) {
+	m.t.Helper()
+	m.write("fleet.yaml", fleet)
+	n := len(p.log.lines("msg=reloaded"))
+	must(m.t, p.cmd.Process.Signal(syscall.SIGHUP))
+	eventually(m.t, testTimeout, func() error {
+		if len(p.log.lines("msg=reloaded")) == n {
+			return fmt.Errorf("not reloaded:\n%s", &p.log)
+		}
+		return nil
+	})
+}
+
+// dialWithin reports whether something answers in time.
+func (m *machines) dialWithin(d time.Duration, machine, to string) bool {
+	ctx, cancel := context.WithTimeout(m.t.Context(), d)
+	defer cancel()
+	c, err := wan.DialIn(ctx, m.ns(machine), "tcp", to)
+	if err == nil {
+		c.Close()
+	}
+	return err == nil
+}
+
+// udpEcho answers datagrams on a machine with themselves.
+func (m *machines) udpEcho(machine, at string) {
+	m.t.Helper()
+	c, err := wan.ListenUDPIn(m.ns(machine), netip.MustParseAddrPort(at))
+	must(m.t, err)
+	m.t.Cleanup(func() { c.Close() })
+	go func() {
+		b := make([]byte, 1500)
+		for {
+			n, from, err := c.ReadFromUDPAddrPort(b)
+			if err != nil {
+				return
+			}
+			_, _ = c.WriteToUDPAddrPort(b[:n], from)
+		}
+	}()
+}
+
+// call sends a datagram every 10 ms and keeps the time of the last answer.
+type call struct {
+	last atomic.Int64 // Unix nanoseconds
+	gap  atomic.Int64 // the longest between two answers since reset
+	sent atomic.Int64
+}
+
+func (m *machines) call(machine, from, to string) *call {
+	m.t.Helper()
+	c, err := wan.ListenUDPIn(m.ns(machine), netip.MustParseAddrPort(from))
+	must(m.t, err)
+	m.t.Cleanup(func() { c.Close() })
+	k, dst := &call{}, netip.MustParseAddrPort(to)
+	go func() {
+		b := make([]byte, 1500)
+		for {
+			if _, _, err := c.ReadFromUDPAddrPort(b); errors.Is(err, net.ErrClosed) {
+				return
+			} else if err == nil {
+				now := time.Now().UnixNano()
+				if was := k.last.Swap(now); was != 0 {
+					k.gap.Store(max(k.gap.Load(), now-was))
+				}
+			}
+		}
+	}()
+	go func() {
+		for {
+			if _, err := c.WriteToUDPAddrPort([]byte("twenty milliseconds of speech"), dst); errors.Is(err, net.ErrClosed) {
+				return
+			}
+			k.sent.Add(1)
+			time.Sleep(10 * time.Millisecond)
+		}
+	}()
+	return k
+}
+
+// flowing waits until answers come.
+func (k *call) flowing(t testing.TB, within time.Duration) {
+	t.Helper()
+	began := time.Now()
+	eventually(t, within, func() error {
+		if last := k.last.Load(); last < began.UnixNano() || time.Since(time.Unix(0, last)) > 100*time.Millisecond {
+			return errors.New("no answers")
+		}
+		return nil
+	})
+	k.gap.Store(0)
+}
+
+const directCalls = `      - {protocol: udp, ports: 5000-5999, action: direct, class: realtime}
+`
+
+// TestProgramRules: rules deny, give classes and send directly; they change without a gap.
+func TestProgramRules(t *testing.T) {
+	t.Parallel()
+	m := newMachines(t)
+	for _, a := range []string{"10.20.0.2:80", "10.20.0.2:81", "10.20.0.2:82"} {
+		m.serve("origin", a, echo)
+	}
+	m.udpEcho("origin", "10.20.0.2:5004")
+	deny81 := "      - {name: nopost, from: 10.10.0.0/25, to: 10.20.0.0/24, protocol: tcp, ports: 81, action: deny}\n"
+	m.write("fleet.yaml", m.fleet(withRules(deny81+directCalls)))
+	sha := m.gateway("sha")
+	fra := m.gateway("fra")
+	m.works(testTimeout, "client", "10.20.0.2:80")
+	held, err := m.dial("client", "10.20.0.2:82")
+	must(t, err, turn(held))
+	defer held.Close()
+	if m.dialWithin(400*time.Millisecond, "client", "10.20.0.2:81") {
+		t.Error("a denied connection is answered")
+	}
+	k := m.call("client", "10.10.0.2:5004", "10.20.0.2:5004")
+	k.flowing(t, testTimeout)
+
+	// In whichever order the rules are swapped: what both deny stays denied, what both allow stays allowed.
+	stop := make(chan struct{})
+	leaked := make(chan bool, 1)
+	go func() {
+		got := false
+		for {
+			select {
+			case <-stop:
+				leaked <- got
+				return
+			default:
+				got = m.dialWithin(50*time.Millisecond, "client", "10.20.0.2:81") || got
+			}
+		}
+	}()
+	for i := range 6 {
+		rules := deny81 + directCalls
+		if i%2 == 0 {
+			rules = directCalls + "      - {to: 10.20.0.0/24, protocol: tcp, ports: [81, 90-99], action: deny}\n"
+		}
+		m.hup(sha, m.fleet(withRules(rules)))
+		must(t, turn(held), m.ask("client", "10.20.0.2:82", "between"))
+	}
+	close(stop)
+	if <-leaked {
+		t.Error("a connection that old and new rules deny came through while they changed")
+	}
+	if gap := time.Duration(k.gap.Load()); gap > 150*time.Millisecond {
+		t.Errorf("calls paused for %v while the rules changed, want under 150ms", gap)
+	}
+	m.hup(sha, m.fleet(withRules(directCalls)))
+	if err := m.ask("client", "10.20.0.2:81", "no"); err == nil { // captured, and turned away by fra, which has the old document
+		t.Error("the exit carries what its document denies")
+	}
+	m.hup(fra, m.fleet(withRules(directCalls)))
+	must(t, m.ask("client", "10.20.0.2:81", "allowed now"))
+
+	c := admin.NewClient(m.file("sha.sock"))
+	defer c.Close()
+	p, err := c.Paths(t.Context())
+	must(t, err)
+	if len(p.Peers) != 1 || len(p.Peers[0].Paths) != 2 || p.Peers[0].Paths[0].State != "up" {
+		t.Errorf("paths %+v", p.Peers)
+	}
+}
+
+// setDown switches a NIC off or on.
+func (m *machines) setDown(machine, dev string, down bool) {
+	m.t.Helper()
+	m.in(machine, func() error {
+		nic, err := netlink.LinkByName(dev)
+		if err != nil {
+			return err
+		}
+		if down {
+			return netlink.LinkSetDown(nic)
+		}
+		return netlink.LinkSetUp(nic)
+	})
+}
+
+// carrierOf is the interface that the class is sent out of now.
+func (m *machines) carrierOf(node, class string) string {
+	m.t.Helper()
+	c := admin.NewClient(m.file(node + ".sock"))
+	defer c.Close()
+	p, err := c.Paths(m.t.Context())
+	must(m.t, err)
+	for _, ch := range p.Peers[0].Classes {
+		if ch.Class == class {
+			return ch.Next[:2] + "0" // ct-ct over ct0
+		}
+	}
+	m.t.Fatalf("no class %s in %+v", class, p)
+	return ""
+}
+
+// TestDarkPath: a call leaves the carrier that goes dark within 200 ms and a little.
+func TestDarkPath(t *testing.T) {
+	m := newMachines(t)
+	m.udpEcho("origin", "10.20.0.2:5004")
+	m.write("fleet.yaml", m.fleet(withRules(directCalls)))
+	m.gateway("sha")
+	m.gateway("fra")
+	k := m.call("client", "10.10.0.2:5004", "10.20.0.2:5004")
+	k.flowing(t, testTimeout)
+	time.Sleep(2 * time.Second) // both paths are known for long enough
+	k.flowing(t, testTimeout)
+	for range 2 {
+		dev := m.carrierOf("sha", "realtime")
+		m.setDown("fra", dev, true)
+		time.Sleep(600 * time.Millisecond)
+		k.flowing(t, 100*time.Millisecond)
+		m.setDown("fra", dev, false)
+		time.Sleep(100 * time.Millisecond)
+	}
+}

@@ -19,6 +19,9 @@ type CarrierConfig struct {
 	Paths *Paths
 	// MaxOutgoing bounds the table of what went out; 0 means DefaultMaxOutgoing.
 	MaxOutgoing int
+	// Epoch is the Unix time at which Monotonic was 0, in the times that the
+	// reflector writes; 0 means that of now. It stays for the programs' life.
+	Epoch time.Duration
 }
 
 // DefaultMaxOutgoing is the size of the guard's table of outgoing flows, about
@@ -117,7 +120,9 @@ func LoadCarrier(cfg CarrierConfig) (_ *Carrier, err error) {
 	c.guardSettings[0] = guard.Variables["guard_settings"]
 	// One epoch for the programs' life: a step of the host's clock must not look
 	// like a change of delay.
-	c.epoch = time.Duration(time.Now().UnixNano()) - Monotonic()
+	if c.epoch = cfg.Epoch; c.epoch == 0 {
+		c.epoch = time.Duration(time.Now().UnixNano()) - Monotonic()
+	}
 	if err := c.SetReflector(Reflector{}); err != nil {
 		return nil, err
 	}

@@ -2,8 +2,10 @@ package node
 
 import (
 	"io"
+	"slices"
 	"time"
 
+	"github.com/landbridge/landbridge/bpf"
 	"github.com/landbridge/landbridge/internal/admin"
 	"github.com/landbridge/landbridge/pathsel/probe"
 )
@@ -28,11 +30,51 @@ func (n *Node) Paths() admin.Paths {
 		pp := admin.NewPeerPaths(p.cfg.Name, p.cfg.Kind.String(), c, states, d)
 		for i := range pp.Paths {
 			pp.Paths[i].Probe = admin.ProbeUser
+			if n.kernel.takes(p.cfg.Name, states[i].ID) {
+				pp.Paths[i].Probe = admin.ProbeXDP
+			}
 		}
 		out.Peers = append(out.Peers, pp)
 	}
+	out.Verdicts = n.verdicts()
+	out.Lost = append(slices.Clone(n.lost), n.carriers.lostText()...)
 	return out
 }
 
 // Decisions writes the log of decisions, a pathsel.Record a line.
 func (n *Node) Decisions(w io.Writer) error { return n.watch.writeDecisions(w) }
+
+// verdicts counts packets by program and verdict.
+func (n *Node) verdicts() map[string]map[string]uint64 {
+	out := map[string]map[string]uint64{}
+	n.mu.Lock()
+	e := n.entries
+	n.mu.Unlock()
+	if e != nil && e.transparent != nil {
+		if v, err := e.transparent.Verdicts(); err == nil {
+			out["classifier"] = named(v[:], func(i int) string { return bpf.Verdict(i).String() })
+		}
+	}
+	if e != nil && e.returns != nil {
+		if v, err := e.returns.Verdicts(); err == nil {
+			out["return"] = named(v[:], func(i int) string { return bpf.Verdict(i).String() })
+		}
+	}
+	if n.carriers != nil {
+		if v, err := n.carriers.prog.GuardVerdicts(); err == nil {
+			out["guard"] = named(v[:], func(i int) string { return bpf.GuardVerdict(i).String() })
+		}
+		if v, err := n.carriers.prog.ProbeVerdicts(); err == nil {
+			out["reflector"] = named(v[:], func(i int) string { return bpf.ProbeVerdict(i).String() })
+		}
+	}
+	return out
+}
+
+func named(counts []uint64, name func(int) string) map[string]uint64 {
+	out := make(map[string]uint64, len(counts))
+	for i, n := range counts {
+		out[name(i)] = n
+	}
+	return out
+}

@@ -153,6 +153,17 @@ func (k *kernel) take(peer string, id uint8, taken bool) {
 	}
 }
 
+// takes tells whether the kernel notes the replies of a path.
+func (k *kernel) takes(peer string, id uint8) bool {
+	if k == nil {
+		return false
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	p := k.peers[peer]
+	return p != nil && p.paths[id] != nil && p.paths[id].taken
+}
+
 // note tells people once that the table cannot be written. Called with mu held.
 func (k *kernel) note(err error) {
 	if err != nil && !k.failed {

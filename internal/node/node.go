@@ -46,8 +46,11 @@ type Node struct {
 	tunnel  *tunnel.Node
 	watch   *watch
 	kernel  *kernel // nil where nothing of this node is in the kernel
-	rates   rates
-	refused atomic.Uint64 // flows turned away before the tunnel saw them
+
+	carriers *carriers // nil where no NIC has its programs
+	lost     []string  // what this machine cannot do
+	rates    rates
+	refused  atomic.Uint64 // flows turned away before the tunnel saw them
 
 	stop    context.CancelFunc // ends the goroutines of wg
 	wg      sync.WaitGroup
@@ -102,10 +105,18 @@ func Start(ctx context.Context, cfg *config.NodeConfig, opts Options) (_ *Node, 
 	}
 	if len(cfg.LAN) > 0 && !opts.NoCapture {
 		if n.kernel, err = newKernel(opts.Log); err != nil {
-			return nil, explainCapture(err)
+			return nil, explainCapture(fmt.Errorf("start transparent capture: %w", err))
 		}
 	}
-	n.watch = newWatch(ctx, &n.wg, cfg, opts.ListenProbe, n.kernel, opts.Log)
+	if own {
+		if n.kernel == nil {
+			n.kernel, _ = newKernel(opts.Log) // startCarriers says why not
+		}
+		if n.carriers, n.lost, err = startCarriers(cfg, n.kernel, opts.Log); err != nil {
+			return nil, err
+		}
+	}
+	n.watch = newWatch(ctx, &n.wg, cfg, opts.ListenProbe, n.kernel, n.carriers, opts.Log)
 	dial := opts.Dial
 	if dial == nil {
 		dial = n.dial
@@ -293,6 +304,7 @@ func (n *Node) Close() error {
 	if n.host != nil {
 		errs = append(errs, n.host.Close())
 	}
+	errs = append(errs, n.carriers.close())
 	if n.kernel != nil {
 		errs = append(errs, n.kernel.close())
 	}

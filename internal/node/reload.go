@@ -90,7 +90,7 @@ func (n *Node) apply(cfg *config.NodeConfig) error {
 		errs = append(errs, n.addPeer(cfg, p))
 	}
 	// Rules first: what is captured only now must be judged by the new ones from its first packet on.
-	errs = append(errs, n.updateRules(), n.updateCapture())
+	errs = append(errs, n.updateRules(), n.updateCapture(), n.carriers.setGuard(cfg))
 	return errors.Join(errs...)
 }
 

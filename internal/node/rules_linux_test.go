@@ -219,6 +219,127 @@ func (m *machines) carrierOf(node, class string) string {
 	return ""
 }
 
+// probedBy returns who measures each path of a node.
+func (m *machines) probedBy(node string) map[string]string {
+	m.t.Helper()
+	c := admin.NewClient(m.file(node + ".sock"))
+	defer c.Close()
+	p, err := c.Paths(m.t.Context())
+	must(m.t, err)
+	out := map[string]string{}
+	for _, peer := range p.Peers {
+		for _, path := range peer.Paths {
+			out[path.Name] = path.Probe
+		}
+	}
+	return out
+}
+
+// TestStopped: while the daemon stands still, the kernel refuses the carrier that goes dark, and calls go on over the
+// other one.
+func TestStopped(t *testing.T) {
+	m := newMachines(t)
+	m.udpEcho("origin", "10.20.0.2:5004")
+	m.write("fleet.yaml", m.fleet(withRules(directCalls)))
+	sha := m.gateway("sha")
+	m.gateway("fra")
+	k := m.call("client", "10.10.0.2:5004", "10.20.0.2:5004")
+	k.flowing(t, testTimeout)
+	time.Sleep(2 * time.Second)
+	if got := fmt.Sprint(m.probedBy("sha")); got != "map[ct-ct:xdp cu-cu:xdp]" {
+		t.Errorf("probed by %s, want xdp for both", got)
+	}
+	dev := m.carrierOf("sha", "realtime")
+	must(t, sha.cmd.Process.Signal(syscall.SIGSTOP))
+	time.Sleep(time.Second)
+	k.flowing(t, 100*time.Millisecond) // the peer's probes speak for the paths
+	m.setDown("fra", dev, true)
+	time.Sleep(600 * time.Millisecond)
+	k.flowing(t, 100*time.Millisecond)
+	must(t, sha.cmd.Process.Signal(syscall.SIGCONT))
+	m.setDown("fra", dev, false)
+}
+
+// TestGuard: what is not ours is dropped when the guard enforces, and what is ours is not.
+func TestGuard(t *testing.T) {
+	t.Parallel()
+	m := newMachines(t)
+	m.serve("origin", "10.20.0.2:80", echo)
+	m.udpEcho("origin", "10.20.0.2:5004")
+	for _, port := range []int{2222, 2223} {
+		m.serve("sha", fmt.Sprintf("10.1.1.1:%d", port), echo)
+	}
+	fleet := func(mode string) string {
+		return m.fleet(withRules(directCalls)) + "guard:\n  mode: " + mode + "\n  allow:\n    - {from: 10.1.0.0/16, protocol: tcp, ports: 2223}\n"
+	}
+	m.write("fleet.yaml", fleet("enforce"))
+	sha := m.gateway("sha")
+	m.gateway("fra")
+	m.site()
+	m.works(testTimeout, "client", "10.20.0.2:80")
+	m.works(testTimeout, "worker", "10.20.0.2:80")
+	k := m.call("client", "10.10.0.2:5004", "10.20.0.2:5004")
+	k.flowing(t, testTimeout)
+
+	// Junk: to the bond's port, to other ports, as fast as one sender can.
+	stop := make(chan struct{})
+	done := make(chan int)
+	go func() {
+		n := 0
+		c, err := wan.ListenUDPIn(m.ns("fra"), netip.MustParseAddrPort("10.1.1.2:0"))
+		if err == nil {
+			defer c.Close()
+			for {
+				select {
+				case <-stop:
+					done <- n
+					return
+				default:
+				}
+				for port := range uint16(200) {
+					_, _ = c.WriteToUDPAddrPort(make([]byte, 64), netip.AddrPortFrom(netip.MustParseAddr("10.1.1.1"), 20000+port))
+					n++
+				}
+				time.Sleep(10 * time.Millisecond)
+			}
+		}
+		done <- n
+	}()
+	for range 20 {
+		must(t, m.ask("client", "10.20.0.2:80", strings.Repeat("under fire ", 1000)))
+	}
+	if m.dialWithin(300*time.Millisecond, "fra", "10.1.1.1:2222") {
+		t.Error("enforcing, the guard lets an unwanted connection in")
+	}
+	must(t, m.ask("fra", "10.1.1.1:2223", "on the list"))
+	k.flowing(t, time.Second)
+	close(stop)
+	junk := <-done
+	if v := m.verdicts("sha", "guard"); v["unwanted"] < uint64(junk)/2 || v["bond"] == 0 || v["allowed"] == 0 || junk == 0 {
+		t.Errorf("%d junk packets, verdicts %v", junk, v)
+	}
+	if v := m.verdicts("sha", "reflector"); v["reflected"] == 0 || v["reply"] == 0 {
+		t.Errorf("probe verdicts %v", v)
+	}
+	m.hup(sha, fleet("observe"))
+	must(t, m.ask("fra", "10.1.1.1:2222", "only observed"))
+	m.hup(sha, fleet("enforce"))
+	if m.dialWithin(300*time.Millisecond, "fra", "10.1.1.1:2222") {
+		t.Error("enforcing again, the guard lets an unwanted connection in")
+	}
+	m.works(testTimeout, "client", "10.20.0.2:80")
+}
+
+// verdicts returns what a node's program counted.
+func (m *machines) verdicts(node, program string) map[string]uint64 {
+	m.t.Helper()
+	c := admin.NewClient(m.file(node + ".sock"))
+	defer c.Close()
+	p, err := c.Paths(m.t.Context())
+	must(m.t, err)
+	return p.Verdicts[program]
+}
+
 // TestDarkPath: a call leaves the carrier that goes dark within 200 ms and a little.
 func TestDarkPath(t *testing.T) {
 	m := newMachines(t)

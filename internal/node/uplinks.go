@@ -135,6 +135,7 @@ func (n *Node) checkUplink(w *uplinkWatch, ifc net.Interface, there bool) {
 		}
 		w.index = ifc.Index
 		w.set("")
+		n.carriers.reopen(w.cfg)
 		n.watch.reopen(w.cfg)
 		log.Info("interface is back; the uplink has a new socket")
 	}

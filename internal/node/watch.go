@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/landbridge/landbridge/bpf"
 	"github.com/landbridge/landbridge/internal/admin"
 	"github.com/landbridge/landbridge/internal/config"
 	"github.com/landbridge/landbridge/internal/hint"
@@ -46,6 +47,7 @@ type watch struct {
 	reflect   []string // uplinks that the reflector has a socket of
 	events    admin.EventLog
 	kernel    *kernel           // nil: nothing asks there
+	carriers  *carriers         // nil: all probes are user space's
 	ifaces    map[string]string // interfaces by uplink
 
 	mu        sync.Mutex
@@ -73,6 +75,8 @@ type peerWatch struct {
 
 	mu       sync.Mutex                  // the probe runner takes it, so its methods must not be called with it held
 	orders   [pathsel.NumClasses][]uint8 // what the bond was told
+	ports    map[string]uint16           // of the runner's sockets, by uplink
+	fresh    bool                        // there is a new socket
 	table    *pathsel.Table
 	at       time.Duration
 	states   []pathsel.PathState
@@ -115,9 +119,9 @@ func listenProbe(u config.NodeUplink, port uint16) (probe.Conn, error) {
 }
 
 // newWatch makes a watch whose goroutines end with ctx and are counted in wg; run is one of them and the caller's.
-func newWatch(ctx context.Context, wg *sync.WaitGroup, cfg *config.NodeConfig, listen func(config.NodeUplink, uint16) (probe.Conn, error), k *kernel, log *slog.Logger) *watch {
+func newWatch(ctx context.Context, wg *sync.WaitGroup, cfg *config.NodeConfig, listen func(config.NodeUplink, uint16) (probe.Conn, error), k *kernel, c *carriers, log *slog.Logger) *watch {
 	w := &watch{
-		log: log, listen: listen, ctx: ctx, wg: wg, uplinks: cfg.Uplinks, policy: cfg.Policy, kernel: k, ifaces: map[string]string{},
+		log: log, listen: listen, ctx: ctx, wg: wg, uplinks: cfg.Uplinks, policy: cfg.Policy, kernel: k, carriers: c, ifaces: map[string]string{},
 		peers: map[string]*peerWatch{}, decisions: pathsel.NewLog(decisionBytes), reflector: probe.New(probe.Config{}),
 	}
 	for _, u := range cfg.Uplinks {
@@ -127,8 +131,10 @@ func newWatch(ctx context.Context, wg *sync.WaitGroup, cfg *config.NodeConfig, l
 		return w
 	}
 	for _, u := range cfg.Uplinks {
-		if port := probePort(u.Address.Port()); port != 0 && w.open(w.reflector, u, port) {
-			w.reflect = append(w.reflect, u.Name)
+		if port := probePort(u.Address.Port()); port != 0 {
+			if _, ok := w.open(w.reflector, u, port); ok {
+				w.reflect = append(w.reflect, u.Name)
+			}
 		}
 	}
 	if len(w.reflect) > 0 {
@@ -138,9 +144,10 @@ func newWatch(ctx context.Context, wg *sync.WaitGroup, cfg *config.NodeConfig, l
 }
 
 // open gives a runner a socket of an uplink.
-func (w *watch) open(r *probe.Runner, u config.NodeUplink, port uint16) bool {
+func (w *watch) open(r *probe.Runner, u config.NodeUplink, port uint16) (local uint16, ok bool) {
 	c, err := w.listen(u, port)
 	if err == nil {
+		local = localPort(c)
 		if err = r.SetUplink(u.Name, c); err != nil {
 			c.Close()
 		}
@@ -148,7 +155,17 @@ func (w *watch) open(r *probe.Runner, u config.NodeUplink, port uint16) bool {
 	if err != nil && !errors.Is(err, probe.ErrClosed) {
 		w.log.Warn("paths are not probed on an uplink", "uplink", u.Name, "port", port, "err", err, "hint", hint.Of(err))
 	}
-	return err == nil
+	return local, err == nil
+}
+
+// openFor gives a peer's runner a socket of an uplink. Called with mu held.
+func (w *watch) openFor(p *peerWatch, u config.NodeUplink) {
+	if local, ok := w.open(p.runner, u, 0); ok {
+		p.mu.Lock()
+		p.ports[u.Name] = local
+		p.fresh = true
+		p.mu.Unlock()
+	}
 }
 
 // reopen gives an uplink new probe sockets: its interface was gone and is back.
@@ -161,7 +178,7 @@ func (w *watch) reopen(u config.NodeUplink) {
 	}
 	for _, p := range w.all() {
 		if p.runner != nil && slices.ContainsFunc(p.cfg.Paths, func(c config.Path) bool { return c.Uplink == u.Name }) {
-			w.open(p.runner, u, 0)
+			w.openFor(p, u)
 		}
 	}
 }
@@ -170,7 +187,7 @@ func (w *watch) reopen(u config.NodeUplink) {
 func (w *watch) add(cfg config.Peer, b *bond.Bond) {
 	p := &peerWatch{
 		cfg: cfg, bond: b, kernel: w.kernel, table: pathsel.NewTable(0), probed: map[uint8]bool{}, boosted: map[uint8]time.Duration{},
-		counted: map[uint8]counted{},
+		ports: map[string]uint16{}, counted: map[uint8]counted{},
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -178,12 +195,15 @@ func (w *watch) add(cfg config.Peer, b *bond.Bond) {
 		p.runner = probe.New(probe.Config{OnSent: p.onSent, OnEvent: p.onEvent})
 		for _, u := range w.uplinks {
 			if slices.ContainsFunc(cfg.Paths, func(c config.Path) bool { return c.Uplink == u.Name }) {
-				w.open(p.runner, u, 0)
+				w.openFor(p, u)
 			}
 		}
 		ctx, cancel := context.WithCancel(w.ctx)
 		p.cancel = cancel
 		w.wg.Go(func() { _ = p.runner.Run(ctx) }) // it ends with ctx
+		if w.carriers != nil {
+			w.wg.Go(func() { p.runner.Take(ctx, w.carriers.source(cfg.Name)) })
+		}
 	}
 	w.peers[cfg.Name] = p
 }
@@ -263,7 +283,7 @@ func (w *watch) step(p *peerWatch, now time.Duration, due bool) {
 		return
 	}
 	if due {
-		p.follow(now)
+		w.follow(p, now)
 	}
 	p.mu.Lock()
 	changed := p.table.Advance(now)
@@ -285,6 +305,37 @@ func (w *watch) reflectFor(p *peerWatch, s *bond.Session) {
 		w.reflector.AddReflected(stamp.NewKey(id, secret))
 		p.reflected = append(p.reflected, id)
 	}
+	if w.carriers == nil {
+		return
+	}
+	err := w.carriers.reflectFor(p.cfg.Name, s, func(path uint8) bpf.PathID {
+		if int(path) >= len(p.cfg.Paths) {
+			return 0
+		}
+		return w.kernel.pathID(p.cfg.Name, path)
+	})
+	if err != nil {
+		w.log.Error("probes are not answered at the NIC", "peer", p.cfg.Name, "err", err, "hint", hint.Of(err))
+	}
+}
+
+// takeReplies has the kernel take the replies to the probes of a path where it can.
+func (w *watch) takeReplies(p *peerWatch, path watchedPath, reflector netip.AddrPort, key uint32, secret [16]byte) {
+	if w.kernel == nil {
+		return
+	}
+	id := w.kernel.pathID(p.cfg.Name, path.id)
+	p.mu.Lock()
+	local := p.ports[path.uplink]
+	p.mu.Unlock()
+	taken := w.carriers.on(path.uplink) && id != 0 && local != 0
+	if taken {
+		if err := w.carriers.probe(p.cfg.Name, path.id, bpf.Sender{Reflector: reflector, LocalPort: local, Path: id, Session: key, Key: secret}); err != nil {
+			taken = false
+			w.log.Error("replies are not taken at the NIC", "peer", p.cfg.Name, "path", path.name, "err", err, "hint", hint.Of(err))
+		}
+	}
+	w.kernel.take(p.cfg.Name, path.id, taken)
 }
 
 // forget undoes what the run goroutine did for a peer that is gone.
@@ -295,7 +346,13 @@ func (w *watch) forget(p *peerWatch) {
 	w.mu.Lock()
 	again := w.peers[p.cfg.Name] != nil
 	w.mu.Unlock()
-	if w.kernel != nil && !again {
+	if again {
+		return
+	}
+	if w.carriers != nil {
+		w.carriers.forget(p.cfg.Name)
+	}
+	if w.kernel != nil {
 		w.kernel.forget(p.cfg.Name)
 	}
 }
@@ -392,7 +449,7 @@ func (p *peerWatch) order(now time.Duration, c *pathsel.Choice, states []pathsel
 }
 
 // follow looks at the bond: which paths there are, and what became of their packets.
-func (p *peerWatch) follow(now time.Duration) {
+func (w *watch) follow(p *peerWatch, now time.Duration) {
 	st := p.bond.Stats()
 	seen := map[uint8]bool{}
 	p.paths = p.paths[:0]
@@ -420,15 +477,21 @@ func (p *peerWatch) follow(now time.Duration) {
 	if p.session == nil {
 		return
 	}
+	p.mu.Lock()
+	if p.fresh { // and so its ports
+		p.fresh = false
+		clear(p.probed)
+	}
+	p.mu.Unlock()
 	for _, path := range p.paths {
 		port := probePort(path.remote.Port())
 		if p.probed[path.id] || port == 0 {
 			continue
 		}
 		id, secret := p.session.ProbeKey(true, path.id)
-		err := p.runner.AddPath(probe.Path{
-			ID: path.id, Uplink: path.uplink, Remote: netip.AddrPortFrom(path.remote.Addr().Unmap(), port), Key: stamp.NewKey(id, secret),
-		})
+		to := netip.AddrPortFrom(path.remote.Addr().Unmap(), port)
+		w.takeReplies(p, path, to, id, secret)
+		err := p.runner.AddPath(probe.Path{ID: path.id, Uplink: path.uplink, Remote: to, Key: stamp.NewKey(id, secret)})
 		p.probed[path.id] = err == nil // an uplink without a socket may get one
 	}
 }

@@ -47,10 +47,11 @@
 // that reflects, so that they are unique in its map; they are opaque here. A sender that starts again with sequence
 // number 0 must do so under a new key.
 //
-// Timestamps are in the truncated PTPv2 format (32 bits seconds, 32 bits nanoseconds; RFC 8762, section 4.2.1) of each
-// node's CLOCK_MONOTONIC, which is what bpf_ktime_get_ns returns, so the error estimate is 0x4001: S=0 (no
-// synchronisation to UTC), Z=1 (PTP), scale 0, multiplier 1. Only differences are used. [ParseReply] also reads
-// reflectors that answer in NTP format (Z=0), as an RFC 8762 reflector may.
+// Session-senders write the truncated PTPv2 format (32 bits seconds, 32 bits nanoseconds; RFC 8762, section 4.2.1) of
+// CLOCK_MONOTONIC, with error estimate 0x4001: S=0 (no synchronisation to UTC), Z=1 (PTP), scale 0, multiplier 1.
+// Reflectors write NTP format, with error estimate 0x1601, of CLOCK_MONOTONIC too, which bpf_ktime_get_ns returns: in user
+// space and in the kernel alike, so that paths that are reflected in different places are compared by one clock. Only
+// differences are used. [ParseReply] reads either format, as an RFC 8762 reflector may answer in either.
 //
 // A reflector is stateful: per key id (and, in user space, path id: the kernel's wants a key of its own for each path) it
 // keeps

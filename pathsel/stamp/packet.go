@@ -27,10 +27,12 @@ const (
 	directionProbe   = 0
 	directionReply   = 1
 
-	// ErrorEstimate is what both sides of ours send: S=0 (not synchronised to UTC), Z=1 (PTP format), scale 0,
-	// multiplier 1 (RFC 8762, section 4.2.1; a multiplier of 0 is not allowed).
+	// ErrorEstimate is what our session-senders send: S=0 (not synchronised to UTC), Z=1 (PTP format), scale 0, multiplier
+	// 1 (RFC 8762, section 4.2.1; a multiplier of 0 is not allowed).
 	ErrorEstimate = 0x4001
-	zBit          = 0x4000
+	// ReplyErrorEstimate is what our reflectors send: S=0, Z=0 (NTP format), 1 * 2^-32 * 2^22 s, about a millisecond.
+	ReplyErrorEstimate = 0x1601
+	zBit               = 0x4000
 )
 
 // Errors of the parsers. What they mark is dropped and counted; nothing is answered.
@@ -174,10 +176,10 @@ func AppendReply(dst, req []byte, count uint32, ttl uint8, t2, t3 time.Duration,
 	dst = append(dst, make([]byte, PacketLen)...)
 	b := dst[n:]
 	binary.BigEndian.PutUint32(b, count)
-	putPTP(b[4:], t3)
-	binary.BigEndian.PutUint16(b[12:], ErrorEstimate)
+	putNTP(b[4:], t3)
+	binary.BigEndian.PutUint16(b[12:], ReplyErrorEstimate)
 	copy(b[14:16], req[14:16])
-	putPTP(b[16:], t2)
+	putNTP(b[16:], t2)
 	copy(b[24:38], req[:14]) // sequence number, timestamp and error estimate of the sender
 	b[40] = ttl
 	if key == nil {
@@ -245,11 +247,27 @@ func putPTP(b []byte, t time.Duration) {
 	binary.BigEndian.PutUint32(b[4:], uint32(t%time.Second))
 }
 
+// putNTP writes NTP's format, rounded up so that timestamp reads the same nanosecond.
+func putNTP(b []byte, t time.Duration) {
+	binary.BigEndian.PutUint32(b, uint32(t/time.Second))
+	binary.BigEndian.PutUint32(b[4:], uint32((uint64(t%time.Second)<<32+uint64(time.Second)-1)/uint64(time.Second)))
+}
+
+// PTP reads the truncated PTPv2 format from its 64 bits.
+func PTP(v uint64) time.Duration {
+	return time.Duration(v>>32)*time.Second + time.Duration(v&0xffffffff)
+}
+
+// NTP reads NTP's format from its 64 bits.
+func NTP(v uint64) time.Duration {
+	return time.Duration(v>>32)*time.Second + time.Duration((v&0xffffffff)*uint64(time.Second)>>32)
+}
+
 // timestamp reads either format (RFC 8762, section 4.2.1): PTP with the Z bit, else NTP's fraction of 2^-32 s.
 func timestamp(b []byte, errorEstimate uint16) time.Duration {
-	sec, frac := time.Duration(binary.BigEndian.Uint32(b)), uint64(binary.BigEndian.Uint32(b[4:]))
-	if errorEstimate&zBit == 0 {
-		frac = frac * uint64(time.Second) >> 32
+	v := binary.BigEndian.Uint64(b)
+	if errorEstimate&zBit != 0 {
+		return PTP(v)
 	}
-	return sec*time.Second + time.Duration(frac)
+	return NTP(v)
 }

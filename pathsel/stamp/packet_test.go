@@ -185,8 +185,8 @@ func TestOurReplyFigure(t *testing.T) {
 		} else {
 			want.field(32, 0) // stateful: the first
 		}
-		want.field(32, 100).field(32, 2).field(16, 0x4001).field(16, 3)
-		want.field(32, 100).field(32, 1)
+		want.field(32, 100).field(32, 9).field(16, 0x1601).field(16, 3) // 2 ns are 8.6 of NTP's units
+		want.field(32, 100).field(32, 5)
 		want.field(32, 41).field(32, 3).field(32, 5).field(16, 0x4001).zeros(2).field(8, 57).zeros(3)
 		if k != nil {
 			want.field(8, 0).field(8, 252).field(16, 16).field(32, 7).field(32, 1)

@@ -21,6 +21,7 @@ type machine struct {
 	tun       func() error // opens /dev/net/tun
 	tcx       func() error // attaches and detaches an empty program
 	skAssign  func() error // does the kernel know the helper
+	features  []feature
 	offloads  func(nic string) (map[string]bool, error)
 	synced    func() (bool, error)
 	now       func() time.Time
@@ -29,6 +30,7 @@ type machine struct {
 func realMachine() *machine {
 	return &machine{
 		proc: "/proc", sys: "/sys", release: kernelRelease, tun: openTUN, tcx: attachTCX, skAssign: haveSkAssign,
+		features: features,
 		offloads: ethtoolOffloads, synced: clockSynced, now: time.Now,
 	}
 }
@@ -42,6 +44,7 @@ func (m *machine) run(o Options) []Result {
 	d.capabilities()
 	d.btf()
 	d.captureHook()
+	d.bpfFeatures()
 	d.tunDevice()
 	d.socketBuffers()
 	d.reversePath(o.NICs)
@@ -76,8 +79,8 @@ func (d *doctor) needed() Level {
 }
 
 const (
-	// captureKernel is the oldest kernel the capture programs load on.
-	captureMajor, captureMinor = 5, 10
+	// captureKernel is the oldest kernel the programs are written for.
+	captureMajor, captureMinor = 5, 15
 	// tcxMajor: from here programs attach with links that vanish with their process.
 	tcxMajor, tcxMinor = 6, 6
 )
@@ -190,6 +193,45 @@ func (d *doctor) noBPF(err error) {
 		return
 	}
 	d.bad(d.needed(), "bpf", oneLine(err), "transparent capture", fmt.Sprintf("use Linux %d.%d or later with CONFIG_BPF_SYSCALL", captureMajor, captureMinor))
+}
+
+// feature is something of the kernel that a program needs and that may be missing while others work.
+type feature struct {
+	name string
+	have func() error
+	lost string
+}
+
+// What is lost without a program; the first word is what people call it.
+const (
+	lostClassifier = "the classifier: rules by port, protocol and DSCP, direct flows, and the pick in the kernel"
+	lostReflector  = "the reflector: probes are answered and timed in user space, with the scheduler's noise"
+	lostGuard      = "the guard: junk on the carriers' interfaces costs user space its time"
+)
+
+// bpfFeatures is about what the classifier and the programs on the carriers' interfaces need beyond captureHook.
+func (d *doctor) bpfFeatures() {
+	var missing, lost []string
+	for _, f := range d.features {
+		switch err := f.have(); {
+		case err == nil:
+		case errors.Is(err, fs.ErrPermission):
+			return // captureHook has said so
+		default:
+			if !slices.Contains(missing, f.name) {
+				missing = append(missing, f.name)
+			}
+			if !slices.Contains(lost, f.lost) {
+				lost = append(lost, f.lost)
+			}
+		}
+	}
+	if missing == nil {
+		d.ok("bpf features", "all that the classifier, the reflector and the guard need")
+		return
+	}
+	d.bad(Warn, "bpf features", "missing "+strings.Join(missing, ", "), strings.Join(lost, "; "),
+		fmt.Sprintf("use Linux %d.%d or later with CONFIG_BPF_SYSCALL and CONFIG_NET_CLS_ACT", captureMajor, captureMinor))
 }
 
 func oneLine(err error) string { return strings.Join(strings.Fields(err.Error()), " ") }

@@ -51,6 +51,9 @@ func write(t *testing.T, root, name, text string) {
 	}
 }
 
+func nothing() error     { return nil }
+func unsupported() error { return errors.New("not supported") }
+
 const noCaps = "CapEff:\t0000000000000000\n"
 
 func TestFindings(t *testing.T) {
@@ -94,6 +97,15 @@ func TestFindings(t *testing.T) {
 			"warn bpf: no tcx: not supported"},
 		{"no bpf_sk_assign", func(_ *testing.T, m *machine) { m.skAssign = func() error { return errors.New("not\nsupported") } }, false,
 			"fail bpf: not supported"},
+		{"no direct flows", func(_ *testing.T, m *machine) {
+			m.features = []feature{{"a (5.1)", unsupported, lostClassifier}, {"b (5.2)", unsupported, lostClassifier}, {"c", nothing, lostGuard}}
+		}, false, "warn bpf features: missing a (5.1), b (5.2), lost " + lostClassifier},
+		{"no XDP", func(_ *testing.T, m *machine) {
+			m.features = []feature{{"XDP (4.8)", unsupported, lostReflector}, {"XDP (4.8)", unsupported, lostGuard}}
+		}, false, "warn bpf features: missing XDP (4.8), lost " + lostReflector + "; " + lostGuard},
+		{"features are hidden", func(_ *testing.T, m *machine) {
+			m.features = []feature{{"a (5.1)", func() error { return fs.ErrPermission }, lostClassifier}}
+		}, false, ""},
 		{"no tun, no BTF", func(_ *testing.T, m *machine) {
 			m.tun = func() error { return fs.ErrNotExist }
 			os.Remove(filepath.Join(m.sys, "kernel/btf/vmlinux"))
@@ -138,7 +150,11 @@ func TestFindings(t *testing.T) {
 				if r.Level == OK {
 					continue
 				}
-				got = append(got, fmt.Sprintf("%s %s: %s", r.Level, r.Check, r.Detail))
+				text := fmt.Sprintf("%s %s: %s", r.Level, r.Check, r.Detail)
+				if r.Check == "bpf features" {
+					text += ", lost " + r.Lost
+				}
+				got = append(got, text)
 				if r.Lost == "" && r.Hint == "" && !strings.Contains(r.Detail, "unknown") {
 					t.Errorf("%s: neither what is lost nor a hint", r.Check)
 				}
@@ -185,6 +201,11 @@ func TestRun(t *testing.T) {
 			t.Fatal("needs root, which LANDBRIDGE_REQUIRE_ROOT=1 demands")
 		}
 		t.Skip("the rest needs root")
+	}
+	for _, f := range features {
+		if err := f.have(); err != nil {
+			t.Errorf("%s: %v", f.name, err)
+		}
 	}
 	if err := attachTCX(); err != nil {
 		t.Errorf("tcx: %v", err)

@@ -10,7 +10,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
-	"github.com/cilium/ebpf/features"
+	bpffeatures "github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 )
@@ -31,7 +31,23 @@ func openTUN() error {
 	return f.Close()
 }
 
-func haveSkAssign() error { return features.HaveProgramHelper(ebpf.SchedCLS, asm.FnSkAssign) }
+// features are in the order of the kernels that brought them.
+var features = []feature{
+	{"bpf_check_mtu (5.12)", haveTC(asm.FnCheckMtu), lostClassifier},
+	{"bpf_redirect_neigh (5.10)", haveTC(asm.FnRedirectNeigh), lostClassifier},
+	{"bpf_skc_lookup_tcp (5.2)", haveTC(asm.FnSkcLookupTcp), lostClassifier},
+	{"XDP (4.8)", func() error { return bpffeatures.HaveProgramType(ebpf.XDP) }, lostReflector},
+	{"bpf_csum_diff in XDP (4.16)", func() error { return bpffeatures.HaveProgramHelper(ebpf.XDP, asm.FnCsumDiff) }, lostReflector},
+	{"ring buffers (5.8)", func() error { return bpffeatures.HaveMapType(ebpf.RingBuf) }, lostReflector},
+	{"XDP (4.8)", func() error { return bpffeatures.HaveProgramType(ebpf.XDP) }, lostGuard},
+	{"LRU hash tables (4.10)", func() error { return bpffeatures.HaveMapType(ebpf.LRUHash) }, lostGuard},
+}
+
+func haveTC(fn asm.BuiltinFunc) func() error {
+	return func() error { return bpffeatures.HaveProgramHelper(ebpf.SchedCLS, fn) }
+}
+
+func haveSkAssign() error { return bpffeatures.HaveProgramHelper(ebpf.SchedCLS, asm.FnSkAssign) }
 
 // attachTCX puts a program that decides nothing (TCX_NEXT) on the loopback interface and takes it away again.
 func attachTCX() error {

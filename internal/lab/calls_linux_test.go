@@ -38,3 +38,35 @@ func TestCallsOverPlainRoutes(t *testing.T) {
 		t.Errorf("left behind: %q", left)
 	}
 }
+
+// TestJunkBesideARun: a flood is made, counted and over when the run is.
+func TestJunkBesideARun(t *testing.T) {
+	requireRoot(t)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	name := testName()
+	res, _, err := Run(ctx, RunOptions{
+		Options:  Options{Name: name, Scenario: "clean", Via: ViaTCPCubic, Carriers: []string{"cm"}, NoAgent: true, Seed: testSeed(t)},
+		Workload: WorkloadBulk, Window: 2 * time.Second, Junk: 2000,
+	}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if why := res.Failed(); why != "" {
+		t.Errorf("run failed: %s", why)
+	}
+	if j := res.Junk; j == nil || j.Carrier != "cm" || j.Guard != "off" || j.Asked != 2000 || j.PPS < 1000 || j.PPS > 2020 || j.Packets < 2000 || j.Packets > 5000 {
+		t.Errorf("junk %+v, want 2000 a second for 2 s on cm", j)
+	}
+	if left := leftovers(name); len(left) > 0 {
+		t.Errorf("left behind: %q", left)
+	}
+}
+
+func TestJunkVerdicts(t *testing.T) {
+	j := JunkResult{Carrier: "ct", Guard: "enforce", Asked: 10, PPS: 9}
+	j.setVerdicts(map[string]uint64{"bond": 5, "unwanted": 1}, map[string]uint64{"bond": 5, "unwanted": 8, "rate-limited": 2})
+	if got, want := j.String(), "9 packets a second of 10 at ct, guard enforce: rate-limited 2, unwanted 7"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}

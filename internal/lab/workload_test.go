@@ -306,6 +306,10 @@ func TestBesidesOptions(t *testing.T) {
 		{"competitor on an unused carrier", func(o *RunOptions) {
 			o.Carriers, o.Competitor, o.CompetitorCarrier = []string{"ct"}, ViaTCPCubic, "cu"
 		}, false},
+		{"junk", func(o *RunOptions) { o.Junk, o.JunkCarrier = 1000, "cu" }, true},
+		{"junk on an unused carrier", func(o *RunOptions) { o.Carriers, o.Junk, o.JunkCarrier = []string{"ct"}, 1000, "cu" }, false},
+		{"less than no junk", func(o *RunOptions) { o.Junk = -1 }, false},
+		{"a carrier for no junk", func(o *RunOptions) { o.JunkCarrier = "cu" }, false},
 		{"step", func(o *RunOptions) { o.Steps = []RateStep{{"cm", 1e6, time.Second}} }, true},
 		{"step on an unused carrier", func(o *RunOptions) {
 			o.Carriers, o.Steps = []string{"ct"}, []RateStep{{"cm", 1e6, time.Second}}

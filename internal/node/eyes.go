@@ -12,7 +12,7 @@ import (
 
 // Source is all that the node shows of itself.
 func (n *Node) Source() admin.Source {
-	return admin.Source{Status: n.Status, Paths: n.Paths, Events: &n.watch.events, Decisions: n.Decisions}
+	return admin.Source{Status: n.Status, Paths: n.Paths, Events: &n.watch.events, Explain: n.Explain, Decisions: n.Decisions}
 }
 
 // clock ties the time of probes and decisions to the wall's.

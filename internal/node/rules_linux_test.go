@@ -360,3 +360,57 @@ func TestDarkPath(t *testing.T) {
 		time.Sleep(100 * time.Millisecond)
 	}
 }
+
+// explained asks a node about flows.
+func (m *machines) explained(node, flow string) (admin.Explanation, error) {
+	m.t.Helper()
+	q, err := admin.ParseFlow(flow)
+	must(m.t, err)
+	c := admin.NewClient(m.file(node + ".sock"))
+	defer c.Close()
+	return c.Explain(m.t.Context(), q)
+}
+
+// TestExplain: why each flow is where it is.
+func TestExplain(t *testing.T) {
+	t.Parallel()
+	m := newMachines(t)
+	m.serve("origin", "10.20.0.2:80", echo)
+	m.udpEcho("origin", "10.20.0.2:5004")
+	m.write("fleet.yaml", m.fleet(withRules(directCalls+"      - {protocol: tcp, ports: 25, action: deny}\n")))
+	m.gateway("sha")
+	m.gateway("fra")
+	m.works(testTimeout, "client", "10.20.0.2:80")
+	m.call("client", "10.10.0.2:5004", "10.20.0.2:5004").flowing(t, testTimeout)
+	held, err := m.dial("client", "10.20.0.2:80")
+	must(t, err, turn(held))
+	defer held.Close()
+	for _, tc := range []struct {
+		flow string
+		want admin.ExplainedFlow
+	}{
+		{"10.10.0.2:5004", admin.ExplainedFlow{Protocol: "udp", Fate: admin.FlowDirect, Source: "classifier", Class: "realtime", RuleNumber: 1}},
+		{held.LocalAddr().String(), admin.ExplainedFlow{Protocol: "tcp", Fate: admin.FlowTunnelled, Source: "classifier", Class: "interactive"}},
+		{"tcp 10.10.0.9:1 10.20.0.2:443", admin.ExplainedFlow{Protocol: "tcp", Fate: admin.FlowTunnelled, Source: "rules", Class: "interactive"}},
+		{"10.10.0.9:1 10.20.0.2:25", admin.ExplainedFlow{Protocol: "tcp", Fate: admin.FlowDenied, Source: "rules", RuleNumber: 2}},
+	} {
+		x, err := m.explained("sha", tc.flow)
+		if err != nil || len(x.Flows) != 1 {
+			t.Errorf("%s: %+v, %v", tc.flow, x, err)
+			continue
+		}
+		got := x.Flows[0]
+		if w := tc.want; got.Protocol != w.Protocol || got.Fate != w.Fate || got.Source != w.Source || got.Class != w.Class || got.RuleNumber != w.RuleNumber ||
+			got.Tenant != "acme" || got.Site != "hq" || (got.RuleNumber == 0) != (got.Rule == "") {
+			t.Errorf("%s: %+v, want %+v", tc.flow, got, w)
+		}
+		if got.Fate != admin.FlowDenied && (got.Peer != "fra" || got.Path != "ct-ct" && got.Path != "cu-cu" || got.Choice == nil || len(got.Choice.Candidates) != 2) {
+			t.Errorf("%s: peer %q, path %q, choice %+v", tc.flow, got.Peer, got.Path, got.Choice)
+		}
+	}
+	for _, flow := range []string{"10.10.0.2:1", "udp 10.10.0.2:1 10.20.0.2:2", "10.99.0.2:1 10.20.0.2:2"} {
+		if x, err := m.explained("sha", flow); !errors.Is(err, admin.ErrNoFlow) {
+			t.Errorf("%s: %+v, %v, want %v", flow, x, err, admin.ErrNoFlow)
+		}
+	}
+}

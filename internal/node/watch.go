@@ -223,6 +223,24 @@ func (w *watch) remove(name string) {
 	}
 }
 
+// pathName returns the name of a peer's path.
+func (w *watch) pathName(peer string, id uint8) string {
+	w.mu.Lock()
+	p := w.peers[peer]
+	w.mu.Unlock()
+	if p == nil {
+		return ""
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i := range p.states {
+		if p.states[i].ID == id {
+			return p.states[i].Name
+		}
+	}
+	return ""
+}
+
 // setPolicy changes how classes choose, from the next decision on.
 func (w *watch) setPolicy(policy pathsel.Policy) {
 	w.mu.Lock()

@@ -34,7 +34,7 @@ func TestClassPathsPick(t *testing.T) {
 	seed := testSeed(t)
 	inBubble(t, func(t *testing.T) {
 		link := func(d time.Duration) wan.Impairment { return wan.Impairment{Rate: 50e6, Delay: d} }
-		w := newWorld(t, seed, link(40*time.Millisecond), link(55*time.Millisecond), link(80*time.Millisecond))
+		w := newWorld(t, seed, link(40*time.Millisecond), link(50*time.Millisecond), link(80*time.Millisecond))
 		defer w.close()
 		sa, sb := w.sessions()
 		<-sa.Started()
@@ -51,12 +51,12 @@ func TestClassPathsPick(t *testing.T) {
 			want  string // "" for none now
 		}{
 			{"no order", Interactive, pickEarliest, nil, 0, nil, "p0"},
-			{"preferred though later", Interactive, pickEarliest, []uint8{1, 0, 2}, 0, nil, "p1"},
-			{"too late for requests", Interactive, pickEarliest, []uint8{2, 0, 1}, 0, nil, "p0"},
-			{"not too late for calls", Realtime, pickEarliest, []uint8{2, 0, 1}, 0, nil, "p2"},
-			{"second of the order", Interactive, pickEarliest, []uint8{2, 1, 0}, 0, nil, "p1"},
-			{"waits for its pacer", Interactive, pickEarliest, []uint8{1, 0, 2}, time.Millisecond, nil, ""},
-			{"busy", Interactive, pickEarliest, []uint8{1, 0, 2}, 5 * time.Millisecond, nil, "p0"},
+			{"preferred though later", Realtime, pickEarliest, []uint8{1, 0, 2}, 0, nil, "p1"},
+			{"requests take the earliest", Interactive, pickEarliest, []uint8{1, 0, 2}, 0, nil, "p0"},
+			{"too late for calls too", Realtime, pickEarliest, []uint8{2, 0, 1}, 0, nil, "p0"},
+			{"second of the order", Realtime, pickEarliest, []uint8{2, 1, 0}, 0, nil, "p1"},
+			{"waits for its pacer", Realtime, pickEarliest, []uint8{1, 0, 2}, time.Millisecond, nil, ""},
+			{"busy", Realtime, pickEarliest, []uint8{1, 0, 2}, 5 * time.Millisecond, nil, "p0"},
 			{"excluded", Interactive, pickEarliest, []uint8{2}, 0, nil, "p2"},
 			{"excluded, sent again", Interactive, pickAgain, []uint8{1, 2}, 0, nil, "p1"},
 			{"preferred is down", Interactive, pickEarliest, []uint8{1, 0}, 0, []int{1}, "p0"},

@@ -22,6 +22,8 @@ type machine struct {
 	tun       func() error // opens /dev/net/tun
 	tcx       func() error // attaches and detaches an empty program
 	features  func() []bpf.Feature
+	carrier   func() error // loads the programs for carriers' NICs
+	xdp       func(nic string) error
 	offloads  func(nic string) (map[string]bool, error)
 	synced    func() (bool, error)
 	now       func() time.Time
@@ -30,6 +32,7 @@ type machine struct {
 func realMachine() *machine {
 	return &machine{
 		proc: "/proc", sys: "/sys", release: kernelRelease, tun: openTUN, tcx: attachTCX, features: bpf.Features,
+		carrier: loadCarrier, xdp: roomForXDP,
 		offloads: ethtoolOffloads, synced: clockSynced, now: time.Now,
 	}
 }
@@ -43,6 +46,7 @@ func (m *machine) run(o Options) []Result {
 	d.capabilities()
 	d.btf()
 	d.captureHook()
+	d.carrierHook(o.NICs)
 	d.tunDevice()
 	d.socketBuffers()
 	d.reversePath(o.NICs)
@@ -194,6 +198,21 @@ func (d *doctor) captureHook() {
 		return
 	}
 	d.ok("bpf", "tcx and all that the programs use")
+}
+
+// carrierHook is never a failure: user space answers and times probes too.
+func (d *doctor) carrierHook(nics []string) {
+	const lost = "probes are answered and timed in user space, with the scheduler's noise, and there is no guard"
+	if err := d.carrier(); err != nil {
+		d.bad(Warn, "xdp", oneLine(err), lost, "run as root or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, on Linux 5.15 or later")
+		return
+	}
+	d.ok("xdp", "reflector and guard load")
+	for _, nic := range nics {
+		if err := d.xdp(nic); err != nil {
+			d.bad(Warn, "xdp "+nic, oneLine(err), lost+", if it is a carrier's", "ip -d link show "+nic)
+		}
+	}
 }
 
 func (d *doctor) noBPF() {

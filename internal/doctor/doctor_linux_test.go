@@ -31,6 +31,8 @@ func healthy(t *testing.T) *machine {
 		tun:      func() error { return nil },
 		tcx:      func() error { return nil },
 		features: lacking(nil),
+		carrier:  func() error { return nil },
+		xdp:      func(string) error { return nil },
 		offloads: func(string) (map[string]bool, error) { return map[string]bool{"gro": true, "lro": false}, nil },
 		synced:   func() (bool, error) { return true, nil },
 		now:      func() time.Time { return time.Date(2026, 5, 1, 10, 0, 0, 0, time.UTC) },
@@ -98,6 +100,10 @@ func TestFindings(t *testing.T) {
 		{"only PERFMON missing", func(t *testing.T, m *machine) {
 			write(t, m.proc, "self/status", "CapEff:\t0000008000003000\n") // BPF, NET_RAW, NET_ADMIN
 		}, false, "fail capabilities: missing CAP_PERFMON"},
+		{"no programs on carriers", func(_ *testing.T, m *machine) { m.carrier = func() error { return errors.New("no ring buffer") } }, false,
+			"warn xdp: no ring buffer"},
+		{"another XDP program", func(_ *testing.T, m *machine) { m.xdp = func(string) error { return errors.New("program 7 is there") } }, false,
+			"warn xdp ct0: program 7 is there"},
 		{"no tcx", func(_ *testing.T, m *machine) { m.tcx = func() error { return errors.New("not supported") } }, false,
 			"warn bpf: no tcx: not supported"},
 		{"no bpf_sk_assign", func(_ *testing.T, m *machine) { m.features = lacking(errors.New("not\nsupported")) }, false,
@@ -196,6 +202,12 @@ func TestRun(t *testing.T) {
 	}
 	if err := attachTCX(); err != nil {
 		t.Errorf("tcx: %v", err)
+	}
+	if err := loadCarrier(); err != nil {
+		t.Errorf("programs for carriers: %v", err)
+	}
+	if err := roomForXDP("lo"); err == nil {
+		t.Error("lo has room for XDP, which it does not take")
 	}
 	off, err := ethtoolOffloads("lo")
 	if err != nil || !off["tso"] {

@@ -11,7 +11,10 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/landbridge/landbridge/bpf"
 )
 
 func kernelRelease() (string, error) {
@@ -47,6 +50,31 @@ func attachTCX() error {
 		return err
 	}
 	return l.Close()
+}
+
+// loadCarrier loads the programs for carriers' NICs, with small tables, and unloads them.
+func loadCarrier() error {
+	c, err := bpf.LoadCarrier(bpf.CarrierConfig{MaxOutgoing: 16})
+	if err != nil {
+		return err
+	}
+	return c.Close()
+}
+
+// roomForXDP tells whether a NIC could take an XDP program. It tries none: some drivers take the link down for that.
+func roomForXDP(nic string) error {
+	l, err := netlink.LinkByName(nic)
+	if err != nil {
+		return nil // the check of the NIC says so
+	}
+	a := l.Attrs()
+	if a.EncapType != "ether" {
+		return fmt.Errorf("link type %q takes no XDP, which needs Ethernet", a.EncapType)
+	}
+	if a.Xdp != nil && a.Xdp.Attached {
+		return fmt.Errorf("XDP program %d is there already, of a running node or of another", a.Xdp.ProgId)
+	}
+	return nil
 }
 
 func clockSynced() (bool, error) {

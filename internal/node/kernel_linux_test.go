@@ -93,3 +93,46 @@ func TestRuleFor(t *testing.T) {
 		}
 	}
 }
+
+// TestGuardOf: the guard lets in the bond and its probes, the list, and direct flows from sites behind a peer.
+func TestGuardOf(t *testing.T) {
+	cfg := nodeConfig(t, fleetOf([]int{4500, 4510, 4600, 4610}, `  acme:
+    cross_border: true
+    rules:
+      - {to: 10.10.0.0/16, protocol: udp, ports: [5000-5999, 7000], action: direct, class: realtime}
+      - {protocol: tcp, ports: 22, action: deny}
+    sites:
+      hq:  {at: sha, prefixes: [10.10.0.0/24]}
+      fra: {at: fra, prefixes: [10.20.0.0/24, 10.21.0.0/24]}
+guard:
+  mode: observe
+  unknown_pps: 50
+  allow:
+    - {protocol: icmp}
+    - {from: [192.0.2.0/24, 198.51.100.0/24], protocol: tcp, ports: 443}
+`), "sha")
+	g, err := guardOf(cfg)
+	must(t, err)
+	var got []string
+	for _, a := range g.Allow {
+		got = append(got, fmt.Sprintf("%v proto %d ports %d-%d", a.From, a.Protocol, a.Ports.From, a.Ports.To))
+	}
+	want := []string{
+		"invalid Prefix proto 1 ports 0-0", "192.0.2.0/24 proto 6 ports 443-443", "198.51.100.0/24 proto 6 ports 443-443",
+		"10.20.0.0/24 proto 17 ports 5000-5999", "10.21.0.0/24 proto 17 ports 5000-5999",
+		"10.20.0.0/24 proto 17 ports 7000-7000", "10.21.0.0/24 proto 17 ports 7000-7000",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("allowed\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	if fmt.Sprint(g.BondPorts) != "[4500 4501 4510 4511]" || fmt.Sprint(g.Peers) != "[127.0.0.1]" || g.Mode != bpf.GuardObserve || g.StrangerRate != 50 {
+		t.Errorf("guard %+v", g)
+	}
+	var none *carriers
+	cfg.Guard.Mode = config.GuardEnforce
+	if err := none.setGuard(cfg); err == nil {
+		t.Error("enforcing without programs is no error")
+	}
+	cfg.Guard.Mode = config.GuardObserve
+	must(t, none.setGuard(cfg))
+}

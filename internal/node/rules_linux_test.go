@@ -255,6 +255,7 @@ func TestStopped(t *testing.T) {
 	k.flowing(t, 100*time.Millisecond) // the peer's probes speak for the paths
 	m.setDown("fra", dev, true)
 	time.Sleep(600 * time.Millisecond)
+	t.Logf("%s dark while the daemon stands still: no answers for %v", dev, time.Duration(k.gap.Load()).Round(time.Millisecond))
 	k.flowing(t, 100*time.Millisecond)
 	must(t, sha.cmd.Process.Signal(syscall.SIGCONT))
 	m.setDown("fra", dev, false)
@@ -355,6 +356,7 @@ func TestDarkPath(t *testing.T) {
 		dev := m.carrierOf("sha", "realtime")
 		m.setDown("fra", dev, true)
 		time.Sleep(600 * time.Millisecond)
+		t.Logf("%s dark: no answers for %v", dev, time.Duration(k.gap.Load()).Round(time.Millisecond))
 		k.flowing(t, 100*time.Millisecond)
 		m.setDown("fra", dev, false)
 		time.Sleep(100 * time.Millisecond)

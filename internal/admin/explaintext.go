@@ -119,7 +119,10 @@ func (x *Explanation) carried(f *ExplainedFlow) string {
 		s += fmt.Sprintf(", %d packets", f.Packets)
 	}
 	if f.BytesOut > 0 || f.BytesIn > 0 {
-		s += fmt.Sprintf(", %s out, %s back", size(f.BytesOut), size(f.BytesIn))
+		s += fmt.Sprintf(", %s out", size(f.BytesOut))
+	}
+	if f.BytesIn > 0 { // what comes back of a direct flow is not counted here
+		s += fmt.Sprintf(", %s back", size(f.BytesIn))
 	}
 	if !f.Last.IsZero() {
 		s += ", last packet " + freshText(ms(x.Taken.Sub(f.Last))) + " ago"

@@ -140,7 +140,7 @@ func TestExplanationText(t *testing.T) {
 			Opened: noon.Add(-5 * time.Minute), Last: noon.Add(-20 * time.Millisecond), Packets: 15000, BytesOut: 3 << 20, Choice: &choice,
 		}}}, `udp 10.10.0.7:51234 -> 10.20.0.9:16400
   goes        straight out of a carrier's NIC, to fra
-  seen        by the classifier of sha, open for 5m0s, 15000 packets, 3.0 MiB out, 0 B back, last packet 20 ms ago
+  seen        by the classifier of sha, open for 5m0s, 15000 packets, 3.0 MiB out, last packet 20 ms ago
   tenant      acme, site hq
   rule        2: udp 10.20.0.0/24 direct realtime
   class       realtime
@@ -153,10 +153,10 @@ and 3 more: name both ends
 `},
 		{"tunnelled, by default", Explanation{Node: "sha", Taken: noon, Flows: []ExplainedFlow{{
 			Protocol: "tcp", Src: "10.10.0.7:1", Dst: "10.20.0.9:443", Fate: FlowTunnelled, Source: "tunnel", Tenant: "acme", Class: "bulk", Elephant: true,
-			Peer: "fra", Path: "ct-ct", Lane: 3, Moves: 2,
+			Peer: "fra", Path: "ct-ct", Lane: 3, Moves: 2, BytesOut: 100, BytesIn: 2048,
 		}}}, `tcp 10.10.0.7:1 -> 10.20.0.9:443
   goes    through the tunnel to fra
-  seen    by the tunnel of sha
+  seen    by the tunnel of sha, 100 B out, 2.0 KiB back
   tenant  acme
   rule    none of its own: the tenant's default
   class   bulk, as it carried too much for interactive

@@ -269,12 +269,12 @@ func TestPlayout(t *testing.T) {
 	for i := range 2000 {
 		at := start.Add(time.Duration(i) * callInterval)
 		delay := 100 * time.Millisecond
-		if i%500 == 77 {
+		if i%500 == 77 || i == 0 {
 			delay = time.Second
 		}
 		sent, arrived = append(sent, at), append(arrived, at.Add(delay))
 	}
-	want := pathsel.RFactor(120*time.Millisecond, 0.002, 1)
+	want := pathsel.RFactor(120*time.Millisecond, 0.0025, 1)
 	if got := playout(sent, arrived); math.Abs(got-want) > 0.1 {
 		t.Errorf("R %v, want %v", got, want)
 	}

@@ -50,6 +50,7 @@ static __always_inline long load_bytes(void *ctx, __u32 off, void *to, const __u
 	return bpf_skb_load_bytes(ctx, off, to, len);
 }
 
+#define PARSE_CTX struct __sk_buff
 #include "parse.h"
 
 /* A global function (with memory arguments: kernel >= 5.12), as are the other

@@ -53,8 +53,8 @@ type Carrier struct {
 
 	mu          sync.Mutex
 	lastPorts   []uint32
-	lastSets    map[uint32][]netip.Prefix
-	oldSets     map[uint32][]netip.Prefix // not in use any more, removed with the next change
+	lastSets    inboundSets
+	oldSets     inboundSets // not in use any more, removed with the next change
 	nextSet     uint32
 	lastPeers   map[netip.Addr]bool
 	lastSession map[uint32]Session
@@ -277,22 +277,28 @@ func (r *Replies) Close() error { return r.ring.Close() }
 func (c *Carrier) SetGuard(g Guard) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	ports, sets, err := g.compile(c.nextSet)
+	ports, sets, err := g.compile(c.lastSets, c.nextSet)
 	if err != nil {
 		return fmt.Errorf("set guard: %w", err)
 	}
 	return explain("set guard", c.writeGuard(&g, ports, sets))
 }
 
-func (c *Carrier) writeGuard(g *Guard, ports []uint32, sets map[uint32][]netip.Prefix) error {
+func (c *Carrier) writeGuard(g *Guard, ports []uint32, sets inboundSets) error {
 	if err := c.eachAllowed(c.oldSets, true); err != nil {
 		return err
 	}
 	c.oldSets = nil
-	if err := c.eachAllowed(sets, false); err != nil {
+	fresh := make(inboundSets)
+	for n, prefixes := range sets {
+		if c.lastSets[n] == nil {
+			fresh[n] = prefixes
+			c.nextSet = max(c.nextSet, n+1)
+		}
+	}
+	if err := c.eachAllowed(fresh, false); err != nil {
 		return err
 	}
-	c.nextSet += uint32(len(sets))
 	for _, a := range g.Peers {
 		if err := c.addPeer(a); err != nil {
 			return err
@@ -313,15 +319,24 @@ func (c *Carrier) writeGuard(g *Guard, ports []uint32, sets map[uint32][]netip.P
 	if err := errors.Join(c.guardSettings[0].Set(settings), c.guardSettings[1].Set(settings)); err != nil {
 		return err
 	}
+	var keys, values []uint32
 	for i, v := range ports {
 		if c.lastPorts[i] != v {
-			if err := c.ports.Put(uint32(i), v); err != nil {
-				return err
-			}
-			c.lastPorts[i] = v
+			keys, values = append(keys, uint32(i)), append(values, v)
 		}
 	}
-	c.oldSets, c.lastSets = c.lastSets, sets
+	if keys != nil {
+		if _, err := c.ports.BatchUpdate(keys, values, nil); err != nil {
+			return err
+		}
+	}
+	c.lastPorts, c.oldSets = ports, make(inboundSets)
+	for n, prefixes := range c.lastSets {
+		if sets[n] == nil {
+			c.oldSets[n] = prefixes
+		}
+	}
+	c.lastSets = sets
 	keep := make(map[netip.Addr]bool, len(g.Peers))
 	for _, a := range g.Peers {
 		keep[a.Unmap()] = true
@@ -369,7 +384,7 @@ func peerKey(a netip.Addr) *guardAddress {
 }
 
 // eachAllowed puts the prefixes of sets into the tries, or takes them out.
-func (c *Carrier) eachAllowed(sets map[uint32][]netip.Prefix, remove bool) error {
+func (c *Carrier) eachAllowed(sets inboundSets, remove bool) error {
 	for set, prefixes := range sets {
 		for _, p := range prefixes {
 			var m *ebpf.Map

@@ -69,6 +69,15 @@ struct {
 	__type(value, struct flow);
 } flows SEC(".maps");
 
+/* Where a new flow is made: on the stack, its bytes would be cleared for every
+ * packet. A program is not interrupted by itself on its CPU. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct flow);
+} scratch SEC(".maps");
+
 /* Datagrams whose first fragment has been seen. Full: the oldest goes, and its
  * later fragments are judged by their addresses alone. */
 #define MAX_FRAGMENTED 4096
@@ -301,13 +310,16 @@ static __always_inline int carry(struct __sk_buff *skb, const struct packet *pkt
 /* The classifier's way for packets whose addresses and ports are known. */
 static __always_inline int with_flow(struct __sk_buff *skb, struct packet *pkt, __u32 l2, int parsed)
 {
-	__u32 gen = generation, len = skb->len, path;
-	__u64 now = bpf_ktime_get_ns();
-	struct flow *f, fresh = {};
-	struct decision d = {};
+	__u32 gen = generation, len = skb->len, path, zero = 0;
+	/* The time of the last tick: the same clock as bpf_ktime_get_ns(), 4 ms late
+	 * at most with HZ=250, and 30 ns cheaper (kernel >= 5.11). */
+	__u64 now = bpf_ktime_get_coarse_ns();
+	struct flow *f, *fresh = NULL;
 
 	f = bpf_map_lookup_elem(&flows, &pkt->key);
 	if (!f || f->generation != gen || f->dscp != pkt->dscp) {
+		struct decision d = {};
+
 		decide(pkt, gen, &d);
 		if (d.action == RULE_DENY || d.action == RULE_LEAVE) {
 			/* Not remembered: a scan would push real flows out. */
@@ -318,8 +330,12 @@ static __always_inline int with_flow(struct __sk_buff *skb, struct packet *pkt, 
 			return finish(VERDICT_LEFT_ALONE);
 		}
 		if (!f) {
-			fresh.first = fresh.since = now;
-			f = &fresh;
+			fresh = bpf_map_lookup_elem(&scratch, &zero);
+			if (!fresh)
+				return TC_ACT_SHOT; /* cannot be */
+			__builtin_memset(fresh, 0, sizeof(*fresh));
+			fresh->first = fresh->since = now;
+			f = fresh;
 		}
 		apply(f, &d, pkt, gen);
 	}
@@ -331,8 +347,8 @@ static __always_inline int with_flow(struct __sk_buff *skb, struct packet *pkt, 
 		f->class = CLASS_BULK;
 	}
 	path = choose(f, now);
-	if (f == &fresh)
-		bpf_map_update_elem(&flows, &pkt->key, &fresh, BPF_ANY);
+	if (fresh)
+		bpf_map_update_elem(&flows, &pkt->key, fresh, BPF_ANY);
 	if (pkt->fragment) {
 		struct flow_key key;
 		struct fragmented v = {

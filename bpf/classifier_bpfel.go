@@ -39,24 +39,23 @@ const (
 
 type classifierFlow struct {
 	_          structs.HostLayout
-	Packets    uint64
-	Bytes      uint64
-	First      uint64
-	Last       uint64
-	Since      uint64
 	Generation uint32
 	Tenant     uint32
-	Rule       uint32
 	Path       uint16
 	Group      uint16
-	Moves      uint16
 	Action     uint8
 	Class      uint8
 	Capture    uint8
 	Elephant   uint8
 	Dscp       uint8
-	Unused     [5]uint8
-	_          [4]byte
+	Unused     uint8
+	Moves      uint16
+	Rule       uint32
+	Packets    uint64
+	Bytes      uint64
+	Last       uint64
+	First      uint64
+	Since      uint64
 }
 
 type classifierFlowKey struct {
@@ -231,6 +230,7 @@ const (
 	classifierMapPrefixes6      = "prefixes6"
 	classifierMapRules4         = "rules4"
 	classifierMapRules6         = "rules6"
+	classifierMapScratch        = "scratch"
 	classifierMapTenants4       = "tenants4"
 	classifierMapTenants6       = "tenants6"
 	classifierMapVerdicts       = "verdicts"
@@ -320,6 +320,7 @@ type classifierMapSpecs struct {
 	Prefixes6  *ebpf.MapSpec `ebpf:"prefixes6"`
 	Rules4     *ebpf.MapSpec `ebpf:"rules4"`
 	Rules6     *ebpf.MapSpec `ebpf:"rules6"`
+	Scratch    *ebpf.MapSpec `ebpf:"scratch"`
 	Tenants4   *ebpf.MapSpec `ebpf:"tenants4"`
 	Tenants6   *ebpf.MapSpec `ebpf:"tenants6"`
 	Verdicts   *ebpf.MapSpec `ebpf:"verdicts"`
@@ -383,6 +384,7 @@ type classifierMaps struct {
 	Prefixes6  *ebpf.Map `ebpf:"prefixes6"`
 	Rules4     *ebpf.Map `ebpf:"rules4"`
 	Rules6     *ebpf.Map `ebpf:"rules6"`
+	Scratch    *ebpf.Map `ebpf:"scratch"`
 	Tenants4   *ebpf.Map `ebpf:"tenants4"`
 	Tenants6   *ebpf.Map `ebpf:"tenants6"`
 	Verdicts   *ebpf.Map `ebpf:"verdicts"`
@@ -402,6 +404,7 @@ func (m *classifierMaps) Close() error {
 		m.Prefixes6,
 		m.Rules4,
 		m.Rules6,
+		m.Scratch,
 		m.Tenants4,
 		m.Tenants6,
 		m.Verdicts,

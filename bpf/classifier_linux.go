@@ -13,8 +13,9 @@ import (
 // Sizes of the classifier's tables where the configuration says nothing.
 const (
 	// MaxFlows is the size of the flow table, about 200 bytes of kernel memory
-	// for each.
-	MaxFlows = 1 << 17
+	// for each. The kernel takes the next power of two as the number of hash
+	// buckets: just above one, half of them stay empty and chains are short.
+	MaxFlows = 1<<17 + 1<<12
 	// MaxIntervals and MaxOutcomes bound one generation of the compiled rules:
 	// 8 and 16 bytes each, and there is room for two generations.
 	MaxIntervals = 1 << 18

@@ -6,8 +6,10 @@
 // for a captured prefix to the local transparent listener, or lets it pass.
 // [LoadReturn] loads the one for NICs that face the origin: replies to
 // connections dialled from a client's address are handed to these connections.
-// What happened to each packet is counted by [Verdict]. Package tunnel/capture
-// runs both; use that unless you test the programs themselves.
+// [LoadCarrier] loads those for NICs that face a carrier: STAMP reflector, taker
+// of our own probes' answers, which it writes to the live path table, and guard.
+// What happened to each packet is counted by verdict. Package tunnel/capture
+// runs the first two; use that unless you test the programs themselves.
 //
 // The C sources are compiled by "go generate" (clang 14 or later, libbpf
 // headers); the objects are committed, so that building needs neither. The C

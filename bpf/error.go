@@ -26,9 +26,10 @@ func (e *Error) Unwrap() error { return e.Err }
 // Hint returns what to do about it, or "".
 func (e *Error) Hint() string { return e.Advice }
 
-// MinKernel is the oldest kernel the programs load on: listening TCP sockets in
-// a sockmap that tc programs can look up, and bpf_sk_assign, are all there.
-const MinKernel = "5.10"
+// MinKernel is the oldest kernel that the programs are written for: the youngest
+// things they use (bpf_check_mtu, memory arguments of global functions) came with
+// 5.12, and 5.15 is the next one that is still looked after. See [Features].
+const MinKernel = "5.15"
 
 // explain wraps err as *Error. nil stays nil.
 func explain(op string, err error) error {

@@ -30,17 +30,26 @@
 /* XDP has no load helper before kernel 5.18: direct access, linear part only. */
 static __always_inline long load_xdp(struct xdp_md *ctx, __u32 off, void *to, const __u32 len)
 {
-	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	void *end = (void *)(long)ctx->data_end, *p;
 
 	if (off > MAX_OFFSET)
 		return -1;
-	if (data + off + len > end)
+	p = (void *)(long)ctx->data + off;
+	/* One register for check and access, whatever the compiler knows better. */
+	asm volatile("" : "+r"(p));
+	if (p + len > end)
 		return -1;
-	__builtin_memcpy(to, data + off, len);
+	/* In words where it goes: what the compiler thinks unaligned it copies byte
+	 * by byte. */
+	if (len % 4 == 0)
+		__builtin_memcpy(to, __builtin_assume_aligned(p, 4), len);
+	else
+		__builtin_memcpy(to, __builtin_assume_aligned(p, 2), len);
 	return 0;
 }
 
 #define load_bytes(ctx, off, to, len) load_xdp(ctx, off, to, len)
+#define PARSE_CTX struct xdp_md
 #include "parse.h"
 
 #define PORTS_UDP 0
@@ -106,6 +115,15 @@ struct {
 	__type(value, __u64);
 } outgoing SEC(".maps");
 
+/* Local ports that something has ever gone out from: of a flood, most packets
+ * are for others, and need no look into the table of flows. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, PORTS_MAX);
+	__type(key, __u32);
+	__type(value, __u8);
+} used_ports SEC(".maps");
+
 /* Datagrams whose first fragment has passed. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -162,7 +180,7 @@ static __always_inline __u32 port_index(const struct flow_key *k, __be16 port)
 }
 
 /* -1: nothing that ICMP as such may do. */
-static __always_inline int icmp(struct xdp_md *ctx, const struct packet *pkt, __u64 now)
+static __always_inline int icmp(struct xdp_md *ctx, const struct packet *pkt)
 {
 	__u8 type;
 
@@ -184,15 +202,15 @@ static __always_inline int icmp(struct xdp_md *ctx, const struct packet *pkt, __
 		if (type < ICMP6_UNREACHABLE || type > ICMP6_PARAMETER)
 			return -1;
 	}
-	return within_rate(pkt->key.family, pkt->key.saddr, now) ? GUARD_ICMP : GUARD_RATE_LIMITED;
+	return within_rate(pkt->key.family, pkt->key.saddr, bpf_ktime_get_ns()) ? GUARD_ICMP : GUARD_RATE_LIMITED;
 }
 
-static __always_inline int judge(struct xdp_md *ctx, const struct packet *pkt, __u64 now)
+/* judge asks by addresses and ports alone. */
+static __always_inline int judge(const struct flow_key *k)
 {
-	const struct flow_key *k = &pkt->key;
 	__u32 at = port_index(k, k->dport), *port;
 	__u64 *last;
-	int v;
+	__u8 *used;
 
 	port = bpf_map_lookup_elem(&ports, &at);
 	if (port && *port == PORT_BOND) {
@@ -201,50 +219,95 @@ static __always_inline int judge(struct xdp_md *ctx, const struct packet *pkt, _
 		__builtin_memcpy(a.addr, k->saddr, sizeof(a.addr));
 		if (bpf_map_lookup_elem(&peers, &a))
 			return GUARD_BOND;
-		return within_rate(k->family, k->saddr, now) ? GUARD_BOND_STRANGER : GUARD_RATE_LIMITED;
+		/* The clock is asked where it decides: it costs as much as a lookup. */
+		return within_rate(k->family, k->saddr, bpf_ktime_get_ns()) ? GUARD_BOND_STRANGER : GUARD_RATE_LIMITED;
 	}
 	if (port && *port != PORT_NONE && allowed(k, *port))
 		return GUARD_ALLOWED;
+	used = bpf_map_lookup_elem(&used_ports, &at);
+	if (!used || !*used)
+		return GUARD_UNWANTED;
 	last = bpf_map_lookup_elem(&outgoing, k);
-	if (last && (k->proto == IPPROTO_TCP || now - *last <= guard_settings.memory))
+	if (last && (k->proto == IPPROTO_TCP || bpf_ktime_get_ns() - *last <= guard_settings.memory))
 		return GUARD_ESTABLISHED;
-	if (k->proto == IPPROTO_ICMP || k->proto == IPPROTO_ICMP6) {
-		v = icmp(ctx, pkt, now);
-		if (v >= 0)
-			return v;
-	}
 	return GUARD_UNWANTED;
+}
+
+/* simple reads TCP and UDP in plain IPv4, which is what floods are made of, and
+ * agrees with parse_ipv4. 0: ask the parser. */
+static __always_inline int simple(struct xdp_md *ctx, struct flow_key *k)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	struct iphdr *ip = data + ETH_HLEN;
+	struct udphdr *udp = (void *)(ip + 1);
+	__u32 len;
+
+	if ((void *)(udp + 1) > end || ip->version != 4 || ip->ihl != 5 || (ip->frag_off & bpf_htons(IP_MF | IP_OFFSET)))
+		return 0;
+	len = bpf_ntohs(ip->tot_len);
+	if (ip->protocol == IPPROTO_TCP) {
+		struct tcphdr *tcp = (void *)(ip + 1);
+
+		if ((void *)(tcp + 1) > end || tcp->doff < 5 || len < sizeof(*ip) + sizeof(*tcp))
+			return 0;
+	} else if (ip->protocol != IPPROTO_UDP || len < sizeof(*ip) + sizeof(*udp)) {
+		return 0;
+	}
+	k->family = 4;
+	k->proto = ip->protocol;
+	k->saddr[0] = ip->saddr;
+	k->daddr[0] = ip->daddr;
+	k->sport = udp->source;
+	k->dport = udp->dest;
+	return 1;
+}
+
+/* The long way. A global function: its stack and the verifier's work are its
+ * own. */
+__noinline int judge_any(struct xdp_md *ctx, __u32 protocol)
+{
+	struct packet pkt = {};
+	struct flow_key key;
+	int parsed, v, i;
+
+	if (protocol == bpf_htons(ETH_P_ARP))
+		return GUARD_NEIGHBOUR;
+	parsed = parse_xdp(ctx, protocol, &pkt);
+	if (parsed == PARSED_NOT_IP)
+		return GUARD_NOT_IP;
+	if (parsed == PARSED_BADLY)
+		return GUARD_UNPARSED;
+	if (pkt.fragment == FRAGMENT_LATER) {
+		fragment_key(&pkt, &key);
+		return bpf_map_lookup_elem(&passed_fragments, &key) ? GUARD_FRAGMENT : GUARD_UNWANTED;
+	}
+	v = judge(&pkt.key);
+	if (v == GUARD_UNWANTED) {
+		i = icmp(ctx, &pkt);
+		if (i >= 0)
+			v = i;
+	}
+	if (pkt.fragment && v < GUARD_RATE_LIMITED) {
+		__u64 now = bpf_ktime_get_ns();
+
+		fragment_key(&pkt, &key);
+		bpf_map_update_elem(&passed_fragments, &key, &now, BPF_ANY);
+	}
+	return v;
 }
 
 SEC("xdp")
 int guard(struct xdp_md *ctx)
 {
-	struct packet pkt = {};
-	struct flow_key key;
-	__be16 protocol;
-	int parsed, v;
-	__u64 now;
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	struct flow_key key = {};
+	struct ethhdr *eth = data;
 
-	if (load_bytes(ctx, offsetof(struct ethhdr, h_proto), &protocol, sizeof(protocol)) < 0)
+	if ((void *)(eth + 1) > end)
 		return done(GUARD_UNPARSED);
-	if (protocol == bpf_htons(ETH_P_ARP))
-		return done(GUARD_NEIGHBOUR);
-	parsed = parse_xdp(ctx, protocol, &pkt);
-	if (parsed == PARSED_NOT_IP)
-		return done(GUARD_NOT_IP);
-	if (parsed == PARSED_BADLY)
-		return done(GUARD_UNPARSED);
-	if (pkt.fragment == FRAGMENT_LATER) {
-		fragment_key(&pkt, &key);
-		return done(bpf_map_lookup_elem(&passed_fragments, &key) ? GUARD_FRAGMENT : GUARD_UNWANTED);
-	}
-	now = bpf_ktime_get_ns();
-	v = judge(ctx, &pkt, now);
-	if (pkt.fragment && v < GUARD_RATE_LIMITED) {
-		fragment_key(&pkt, &key);
-		bpf_map_update_elem(&passed_fragments, &key, &now, BPF_ANY);
-	}
-	return done(v);
+	if (eth->h_proto == bpf_htons(ETH_P_IP) && simple(ctx, &key))
+		return done(judge(&key));
+	return done(judge_any(ctx, eth->h_proto));
 }
 
 #undef load_bytes
@@ -261,8 +324,13 @@ static __always_inline int note(struct __sk_buff *skb, const struct flow_key *ou
 	__builtin_memcpy(back.saddr, out->daddr, sizeof(back.saddr));
 	__builtin_memcpy(back.daddr, out->saddr, sizeof(back.daddr));
 	last = bpf_map_lookup_elem(&outgoing, &back);
-	if (!last)
+	if (!last) {
+		__u8 *used = bpf_map_lookup_elem(&used_ports, &at);
+
 		bpf_map_update_elem(&outgoing, &back, &now, BPF_ANY);
+		if (used)
+			*used = 1;
+	}
 	else if (now - *last > NOTE_AGAIN)
 		*last = now;
 	return TC_ACT_UNSPEC;

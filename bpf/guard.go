@@ -124,9 +124,12 @@ func (r *Inbound) spans() (all []span) {
 	return []span{{portsOther + uint32(r.Protocol), portsOther + uint32(r.Protocol) + 1}}
 }
 
-// compile returns what each point of the axis is for, and the sources of each
-// set. Sets are numbered from first.
-func (g *Guard) compile(first uint32) (ports []uint32, sets map[uint32][]netip.Prefix, err error) {
+// inboundSets are sets of sources by number. A set that stays keeps its number.
+type inboundSets map[uint32][]netip.Prefix
+
+// compile returns what each point of the axis is for, and the sets. Those that
+// were there before are taken from old, new ones are numbered from next.
+func (g *Guard) compile(old inboundSets, next uint32) (ports []uint32, sets inboundSets, err error) {
 	if err := g.check(); err != nil {
 		return nil, nil, err
 	}
@@ -138,32 +141,27 @@ func (g *Guard) compile(first uint32) (ports []uint32, sets map[uint32][]netip.P
 	}
 	slices.Sort(points)
 	points = slices.Compact(points)
-	ports, sets = make([]uint32, portsMax), make(map[uint32][]netip.Prefix)
-	numbers := make(map[string]uint32)
-	prefixes := 0
+	known := make(map[string]uint32)
+	for n, prefixes := range old {
+		known[fmt.Sprint(prefixes)] = n
+	}
+	ports, sets = make([]uint32, portsMax), make(inboundSets)
+	total := 0
 	for k, at := range points[:len(points)-1] {
-		var rules []int
-		for i, r := range g.Allow {
-			if slices.ContainsFunc(r.spans(), func(s span) bool { return s.from <= at && at < s.to }) {
-				rules = append(rules, i)
-			}
-		}
-		if rules == nil {
+		prefixes := g.sources(at)
+		if prefixes == nil {
 			continue
 		}
-		key := numbersKey(rules)
-		n, ok := numbers[key]
+		key := fmt.Sprint(prefixes)
+		n, ok := known[key]
 		if !ok {
-			n = first + uint32(len(numbers))
-			numbers[key] = n
-			for _, i := range rules {
-				if p := g.Allow[i].From; p.IsValid() {
-					sets[n] = append(sets[n], p)
-				} else {
-					sets[n] = append(sets[n], netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0))
-				}
-			}
-			if prefixes += len(sets[n]); prefixes > maxAllowedPrefixes {
+			n = next
+			next++
+			known[key] = n
+		}
+		if sets[n] == nil {
+			sets[n] = prefixes
+			if total += len(prefixes); total > maxAllowedPrefixes {
 				return nil, nil, fmt.Errorf("inbound rules overlap in more than %d ways", maxAllowedPrefixes)
 			}
 		}
@@ -175,6 +173,22 @@ func (g *Guard) compile(first uint32) (ports []uint32, sets map[uint32][]netip.P
 		ports[portsUDP+int(p)] = portBond
 	}
 	return ports, sets, nil
+}
+
+// sources are the prefixes that a point of the axis is open for, sorted.
+func (g *Guard) sources(at uint32) (prefixes []netip.Prefix) {
+	for _, r := range g.Allow {
+		if !slices.ContainsFunc(r.spans(), func(s span) bool { return s.from <= at && at < s.to }) {
+			continue
+		}
+		if r.From.IsValid() {
+			prefixes = append(prefixes, r.From)
+		} else {
+			prefixes = append(prefixes, netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0))
+		}
+	}
+	slices.SortFunc(prefixes, netip.Prefix.Compare)
+	return slices.Compact(prefixes)
 }
 
 // GuardVerdict is what the guard said about one packet; the values are those of

@@ -88,6 +88,7 @@ const (
 	guardMapPassedFragments  = "passed_fragments"
 	guardMapPeers            = "peers"
 	guardMapPorts            = "ports"
+	guardMapUsedPorts        = "used_ports"
 	guardProgGuard           = "guard"
 	guardProgGuardEgress     = "guard_egress"
 	guardVarGuardSettings    = "guard_settings"
@@ -152,6 +153,7 @@ type guardMapSpecs struct {
 	PassedFragments *ebpf.MapSpec `ebpf:"passed_fragments"`
 	Peers           *ebpf.MapSpec `ebpf:"peers"`
 	Ports           *ebpf.MapSpec `ebpf:"ports"`
+	UsedPorts       *ebpf.MapSpec `ebpf:"used_ports"`
 }
 
 // guardVariableSpecs contains global variables before they are loaded into the kernel.
@@ -190,6 +192,7 @@ type guardMaps struct {
 	PassedFragments *ebpf.Map `ebpf:"passed_fragments"`
 	Peers           *ebpf.Map `ebpf:"peers"`
 	Ports           *ebpf.Map `ebpf:"ports"`
+	UsedPorts       *ebpf.Map `ebpf:"used_ports"`
 }
 
 func (m *guardMaps) Close() error {
@@ -202,6 +205,7 @@ func (m *guardMaps) Close() error {
 		m.PassedFragments,
 		m.Peers,
 		m.Ports,
+		m.UsedPorts,
 	)
 }
 

@@ -373,7 +373,7 @@ func TestGuardErrors(t *testing.T) {
 		{Allow: make([]Inbound, MaxInbound+1)},
 		{StrangerRate: -1},
 	} {
-		if _, _, err := g.compile(1); err == nil {
+		if _, _, err := g.compile(nil, 1); err == nil {
 			t.Errorf("took %.100v", g)
 		}
 	}

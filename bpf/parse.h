@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: (MIT OR GPL-2.0-only) */
 /* From the first byte of IP or of a VLAN tag to the ports, for tc and XDP. The
- * including file defines load_bytes() for its context before it. */
+ * including file defines load_bytes() and PARSE_CTX, its context, before it. */
 #ifndef LANDBRIDGE_PARSE_H
 #define LANDBRIDGE_PARSE_H
 
@@ -58,7 +58,7 @@ struct packet {
 	__u8 options;            /* IPv4 options, or IPv6 extension headers */
 };
 
-static __always_inline int parse_transport(void *ctx, __u32 off, struct packet *pkt)
+static __always_inline int parse_transport(PARSE_CTX *ctx, __u32 off, struct packet *pkt)
 {
 	union {
 		struct tcphdr tcp;
@@ -105,7 +105,7 @@ static __always_inline int later_fragment(struct packet *pkt, __u32 units)
  * be such an option counts as one: walking the options by their lengths, which
  * the packet chooses, is more than the verifier follows, and packets with other
  * options are rare. */
-static __always_inline int source_routed(void *ctx, __u32 off, __u32 len)
+__noinline int source_routed(PARSE_CTX *ctx, __u32 off, __u32 len)
 {
 	__u8 option;
 	__u32 i;
@@ -121,7 +121,7 @@ static __always_inline int source_routed(void *ctx, __u32 off, __u32 len)
 	return 0;
 }
 
-static __always_inline int parse_ipv4(void *ctx, __u32 off, __u32 total, struct packet *pkt)
+static __always_inline int parse_ipv4(PARSE_CTX *ctx, __u32 off, __u32 total, struct packet *pkt)
 {
 	__u32 len, hdr, fragment;
 	struct iphdr ip;
@@ -182,7 +182,7 @@ static __always_inline int is_extension(__u8 next)
 	       next == PROTO_HIP || next == PROTO_SHIM6;
 }
 
-static __always_inline int parse_ipv6(void *ctx, __u32 off, struct packet *pkt)
+static __always_inline int parse_ipv6(PARSE_CTX *ctx, __u32 off, struct packet *pkt)
 {
 	struct extension ext;
 	struct fragment frag;
@@ -260,7 +260,7 @@ static __always_inline int parse_ipv6(void *ctx, __u32 off, struct packet *pkt)
 
 /* parse fills pkt, which must be zero. protocol is that of the byte at off,
  * total the whole packet's length. */
-static __always_inline int parse(void *ctx, __u32 off, __be16 protocol, __u32 total, struct packet *pkt)
+static __always_inline int parse(PARSE_CTX *ctx, __u32 off, __be16 protocol, __u32 total, struct packet *pkt)
 {
 	struct {
 		__be16 tci;

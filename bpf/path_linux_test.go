@@ -152,7 +152,7 @@ func TestDefaultMaxAge(t *testing.T) {
 	if got := pathOf(t, c, 1); got != 1 {
 		t.Fatalf("alive: path %d", got)
 	}
-	must(t, paths.Answered(1, Monotonic()-DefaultMaxAge-time.Microsecond))
+	must(t, paths.Answered(1, Monotonic()-DefaultMaxAge-20*time.Millisecond))
 	if a, b := pathOf(t, c, 1), pathOf(t, c, 2); a != 0 || b != 0 {
 		t.Errorf("after %v: paths %d, %d", DefaultMaxAge, a, b)
 	}

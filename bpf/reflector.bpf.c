@@ -27,55 +27,7 @@
 #include "maps.h"
 #include "rate.h"
 #include "siphash.h"
-
-#define STAMP_LEN 44
-#define PROBE_LEN 64             /* with our TLV */
-/* Longer packets are left to a reflector in user space: the checksum loop has to
- * end somewhere. */
-#define MAX_PROBE_LEN 128
-#define TLV_TYPE 252             /* private use, RFC 8972 section 5.1 */
-#define TLV_LEN 16
-#define TLV_UNRECOGNIZED 0x80    /* the U flag: set by the sender, cleared by who knows the TLV */
-#define ASKING 0
-#define ANSWERING 1
-#define NTP_EPOCH 2208988800ULL  /* 1970 in seconds since 1900 */
-/* Not synchronised, NTP format, about a millisecond: 1 * 2^-32 * 2^22 s. */
-#define ERROR_ESTIMATE 0x1601
-#define PROBE_TTL 255
-
-#define IP_FRAGMENT 0x3fff
-
-/* RFC 8762, sections 4.2.1 and 4.3.1: the sender fills the first four fields,
- * the reflector all. */
-struct probe {
-	__be32 sequence;
-	__be32 seconds;
-	__be32 fraction;
-	__be16 error;
-	__be16 ssid;
-	__be32 rx_seconds;
-	__be32 rx_fraction;
-	__be32 sender_sequence;
-	__be32 sender_seconds;
-	__be32 sender_fraction;
-	__be16 sender_error;
-	__be16 zero;
-	__u8 sender_ttl;
-	__u8 zeros[3];
-	/* ours */
-	__u8 flags;
-	__u8 type;
-	__be16 len;
-	__be32 session;
-	__be32 direction;
-	__be32 tag[2];
-};
-
-union probe_words {
-	struct probe p;
-	struct tagged tagged;
-	__u64 word[PROBE_LEN / 8];
-};
+#include "stamp.h"
 
 volatile struct reflector_settings reflector_settings;
 volatile const enum probe_verdict probe_verdict_type;
@@ -176,109 +128,14 @@ static __always_inline int is_ours(const struct probe *p)
 	return p->type == TLV_TYPE && p->len == bpf_htons(TLV_LEN);
 }
 
-/* Where everything is. Without VLAN tags (the tagged device is the carrier's
- * NIC then), IPv4 options and IPv6 extension headers, which probes do not have. */
-struct where {
-	__u32 family;
-	__u32 l3;
-	__u32 l4;
-	__u32 len;               /* of the payload */
-	__u8 ttl;
-	__u32 source[4];
-};
-
-/* The compiler knows that a bound has been checked already; the verifier does
- * not. This makes the compiler forget. */
-#define opaque(p) asm volatile("" : "+r"(p))
-
-/* PROBE_MAX if all is well. The lengths have to agree; behind them there may be
- * Ethernet's padding. */
-static __always_inline int locate(struct xdp_md *ctx, __u32 family, struct where *w)
-{
-	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
-	struct udphdr *udp;
-	__u32 room, len;
-
-	w->l3 = ETH_HLEN;
-	if (family == 4) {
-		struct iphdr *ip = data + ETH_HLEN;
-
-		if (data + ETH_HLEN + sizeof(*ip) + sizeof(*udp) + STAMP_LEN > end)
-			return PROBE_MALFORMED;
-		w->family = 4;
-		w->l4 = ETH_HLEN + sizeof(*ip);
-		w->ttl = ip->ttl;
-		w->source[0] = ip->saddr;
-		room = bpf_ntohs(ip->tot_len) - sizeof(*ip);
-	} else {
-		struct ipv6hdr *ip = data + ETH_HLEN;
-
-		if (data + ETH_HLEN + sizeof(*ip) + sizeof(*udp) + STAMP_LEN > end)
-			return PROBE_MALFORMED;
-		w->family = 6;
-		w->l4 = ETH_HLEN + sizeof(*ip);
-		w->ttl = ip->hop_limit;
-		__builtin_memcpy(w->source, &ip->saddr, sizeof(w->source));
-		room = bpf_ntohs(ip->payload_len);
-	}
-	udp = data + w->l4;
-	if ((void *)(udp + 1) > end)
-		return PROBE_MALFORMED;
-	len = bpf_ntohs(udp->len);
-	if (len < sizeof(*udp) + STAMP_LEN || len > room || len > sizeof(*udp) + MAX_PROBE_LEN)
-		return PROBE_MALFORMED;
-	w->len = len - sizeof(*udp);
-	return PROBE_MAX;
-}
-
-static __always_inline __u32 fold(__u64 sum)
-{
-	sum = (sum & 0xffffffff) + (sum >> 32);
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return sum;
-}
-
-/* The sum over pseudo header, in *pseudo, and with header and payload. 0 if the
- * packet is cut off. */
-static __always_inline int sum_udp(struct xdp_md *ctx, const struct where *w, __u32 *pseudo, __u32 *all)
-{
-	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
-	__u32 addrs = w->family == 4 ? 4 : 16, i, len = w->len + sizeof(struct udphdr);
-	__u16 *p = data + w->l3 + (w->family == 4 ? offsetof(struct iphdr, saddr) : offsetof(struct ipv6hdr, saddr));
-	__u64 sum = bpf_htons(IPPROTO_UDP) + bpf_htons(len);
-
-	if ((void *)p + 32 > end)
-		return 0;
-	for (i = 0; i < addrs; i++)
-		sum += p[i];
-	*pseudo = fold(sum);
-	p = data + w->l4;
-	for (i = 0; i < (MAX_PROBE_LEN + sizeof(struct udphdr)) / 2; i++) {
-		if (i * 2 + 1 >= len)
-			break;
-		if ((void *)(p + 1) > end)
-			return 0;
-		sum += *p++;
-	}
-	if (len & 1) {
-		if ((void *)p + 1 > end)
-			return 0;
-		sum += *(__u8 *)p;
-	}
-	*all = fold(sum);
-	return 1;
-}
-
 /* Our answer goes out as it came in: same NIC, addresses and ports swapped. */
 static __always_inline int turn_round(struct xdp_md *ctx, const struct where *w)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	struct ethhdr *eth = data;
 	struct udphdr *udp = data + w->l4;
-	__u32 pseudo, all;
 	__u8 mac[ETH_ALEN];
+	__u64 sums;
 	__be16 port;
 
 	if ((void *)(udp + 1) > end)
@@ -318,9 +175,10 @@ static __always_inline int turn_round(struct xdp_md *ctx, const struct where *w)
 		return 1;
 	/* Anew: on veth the sender's stack may have left it for later. */
 	udp->check = 0;
-	if (!sum_udp(ctx, w, &pseudo, &all))
+	sums = sum_udp(ctx, w->family, w->len);
+	if (!sums)
 		return 0;
-	udp->check = all == 0xffff ? 0xffff : ~all;
+	udp->check = (sums & 0xffff) == 0xffff ? 0xffff : ~sums;
 	return 1;
 }
 
@@ -352,8 +210,8 @@ static __always_inline int accept(struct session *s, __u64 at, __u32 sequence, _
 __noinline int reflect(struct xdp_md *ctx, __u32 family)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end, *payload;
-	__u64 now = bpf_ktime_get_ns();
-	__u32 id, own, pseudo, all;
+	__u64 now = bpf_ktime_get_ns(), sums;
+	__u32 id, own;
 	struct session *s = NULL;
 	union probe_words u = {};
 	struct where w = {};
@@ -365,9 +223,9 @@ __noinline int reflect(struct xdp_md *ctx, __u32 family)
 	if (payload + STAMP_LEN > end)
 		return count(PROBE_MALFORMED, XDP_DROP);
 	if (w.len >= PROBE_LEN && payload + PROBE_LEN <= end)
-		__builtin_memcpy(&u, payload, PROBE_LEN);
+		__builtin_memcpy(&u, aligned(payload), PROBE_LEN);
 	else
-		__builtin_memcpy(&u, payload, STAMP_LEN);
+		__builtin_memcpy(&u, aligned(payload), STAMP_LEN);
 
 	own = bpf_ntohl(u.p.sequence); /* stateless: RFC 8762, section 4.3 */
 	if (is_ours(&u.p)) {
@@ -391,10 +249,11 @@ __noinline int reflect(struct xdp_md *ctx, __u32 family)
 
 		if (!reflector_settings.plain)
 			return count(PROBE_UNAUTHENTICATED, XDP_DROP);
-		if (!sum_udp(ctx, &w, &pseudo, &all) || (void *)(udp + 1) > end)
+		sums = sum_udp(ctx, w.family, w.len);
+		if (!sums || (void *)(udp + 1) > end)
 			return count(PROBE_MALFORMED, XDP_DROP);
 		/* On veth the sender's stack may have left the rest for later. */
-		if ((udp->check || w.family != 4) && all != 0xffff && udp->check != pseudo)
+		if ((udp->check || w.family != 4) && (sums & 0xffff) != 0xffff && udp->check != sums >> 32)
 			return count(PROBE_MALFORMED, XDP_DROP);
 		if (!within_rate(w.family, w.source, now))
 			return count(PROBE_RATE_LIMITED, XDP_DROP);
@@ -417,9 +276,9 @@ __noinline int reflect(struct xdp_md *ctx, __u32 family)
 		u.word[TAGGED_WORDS] = tag_of(&u, s->key);
 		if (payload + PROBE_LEN > end)
 			return count(PROBE_MALFORMED, XDP_DROP);
-		__builtin_memcpy(payload, &u, PROBE_LEN);
+		__builtin_memcpy(aligned(payload), &u, PROBE_LEN);
 	} else {
-		__builtin_memcpy(payload, &u, STAMP_LEN);
+		__builtin_memcpy(aligned(payload), &u, STAMP_LEN);
 		/* What follows is a TLV that we do not know. */
 		if (w.len > STAMP_LEN && payload + STAMP_LEN + 1 <= end)
 			*(__u8 *)(payload + STAMP_LEN) |= TLV_UNRECOGNIZED;
@@ -466,9 +325,9 @@ __noinline int take(struct xdp_md *ctx, __u32 family)
 	if (payload + STAMP_LEN > end)
 		return count(PROBE_MALFORMED, XDP_DROP);
 	if (w.len >= PROBE_LEN && payload + PROBE_LEN <= end)
-		__builtin_memcpy(&u, payload, PROBE_LEN);
+		__builtin_memcpy(&u, aligned(payload), PROBE_LEN);
 	else
-		__builtin_memcpy(&u, payload, STAMP_LEN);
+		__builtin_memcpy(&u, aligned(payload), STAMP_LEN);
 	if (!sender->plain && (!is_ours(&u.p) || u.p.session != bpf_htonl(sender->session) ||
 			       u.p.direction != bpf_htonl(ANSWERING) || !tag_is(&u, sender->key)))
 		return count(PROBE_REPLY_BAD, XDP_DROP);

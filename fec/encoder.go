@@ -75,13 +75,7 @@ func (e *Encoder) Repair(dst []byte, first uint64, n int, key uint32) ([]byte, e
 		return dst, fmt.Errorf("fec: repair over %d packets from %d, have %d from %d: %w", n, first, held, oldest, ErrRange)
 	}
 	slot := int(first % uint64(e.window))
-	size := 0
-	for i, s := 0, slot; i < n; i++ {
-		size = max(size, e.ring[s].size)
-		if s++; s == e.window {
-			s = 0
-		}
-	}
+	size := e.Size(first, n)
 	acc := e.acc[:padded(size)]
 	clear(acc)
 	for i, s := 0, slot; i < n; i++ {
@@ -91,4 +85,16 @@ func (e *Encoder) Repair(dst []byte, first uint64, n int, key uint32) ([]byte, e
 		}
 	}
 	return append(dst, acc[:size]...), nil
+}
+
+// Size is the length of a symbol over n packets beginning at first, which are inside the window.
+func (e *Encoder) Size(first uint64, n int) int {
+	size := 0
+	for i, s := 0, int(first%uint64(e.window)); i < n; i++ {
+		size = max(size, e.ring[s].size)
+		if s++; s == e.window {
+			s = 0
+		}
+	}
+	return size
 }

@@ -8,6 +8,9 @@ import (
 const (
 	// lossSeconds is the loss window: at 20 probes a second the least loss of interest, 1 %, shows 12 times in it.
 	lossSeconds = 60
+	// trafficWeight is the most that the traffic of one second counts in the window, in packets: a little more than the
+	// probes of a second. Traffic that filled a queue for two seconds must not stand for the idle minute that follows.
+	trafficWeight = 25
 	// delaySamples are kept for median and 95th percentile: 13 s of probes.
 	delaySamples = 256
 	// delaySpacing thins samples out, so that a boosted path does not forget in a second what it was like.
@@ -66,16 +69,27 @@ func (w *lossWindow) probes(now time.Duration, lost, delivered int) {
 
 func (w *lossWindow) traffic(now time.Duration, c Counts) { w.second(now).traffic.add(c) }
 
-// counts adds the last n seconds up, each by its larger sample.
+// counts adds the last n seconds up, each by its larger sample. Of traffic, a second counts by its packets up to
+// trafficWeight for the shares of lost packets and of bursts; the number of packets is what there was.
 func (w *lossWindow) counts(now time.Duration, n int64) (c Counts) {
 	w.second(now)
+	var weight, lost, bursts float64
 	for i := max(w.at-n+1, 1); i <= w.at; i++ {
 		s := &w.seconds[i%lossSeconds]
+		of, part := s.probes, 1.0
 		if s.traffic.Packets >= s.probes.Packets {
-			c.add(s.traffic)
-		} else {
-			c.add(s.probes)
+			of = s.traffic
+			part = min(1, trafficWeight/float64(max(of.Packets, 1)))
 		}
+		c.add(of)
+		weight += part * float64(of.Packets)
+		lost += part * float64(of.Lost)
+		bursts += part * float64(of.Bursts)
+	}
+	if lost > 0 && weight < float64(c.Packets) {
+		scale := float64(c.Packets) / weight
+		c.Lost = min(max(int(math.Round(lost*scale)), 1), c.Packets)
+		c.Bursts = min(max(int(math.Round(bursts*scale)), 1), c.Lost)
 	}
 	return c
 }

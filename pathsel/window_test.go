@@ -51,6 +51,7 @@ func TestWindowsOracle(t *testing.T) {
 		delays = append(delays, d)
 
 		var want Counts
+		var counted, wantLost, wantBursts float64
 		for s := second - lossSeconds + 1; s <= second; s++ {
 			var probes, traffic Counts
 			for i := len(packets) - 1; i >= 0 && packets[i].second >= s; i-- {
@@ -68,10 +69,22 @@ func TestWindowsOracle(t *testing.T) {
 					}
 				}
 			}
+			weight := 1.0
 			if traffic.Packets >= probes.Packets {
 				probes = traffic
+				if traffic.Packets > trafficWeight {
+					weight = float64(trafficWeight) / float64(traffic.Packets)
+				}
 			}
-			want.add(probes)
+			want.Packets += probes.Packets
+			counted += weight * float64(probes.Packets)
+			wantLost += weight * float64(probes.Lost)
+			wantBursts += weight * float64(probes.Bursts)
+		}
+		want.Lost, want.Bursts = int(wantLost), int(wantBursts)
+		if counted < float64(want.Packets) && wantLost > 0 {
+			want.Lost = max(int(math.Round(wantLost/counted*float64(want.Packets))), 1)
+			want.Bursts = min(max(int(math.Round(wantBursts/counted*float64(want.Packets))), 1), want.Lost)
 		}
 		if got := loss.counts(now, lossSeconds); step%7 == 0 && got != want {
 			t.Fatalf("step %d: %+v, want %+v", step, got, want)
@@ -84,6 +97,27 @@ func TestWindowsOracle(t *testing.T) {
 				t.Fatalf("step %d: quantile %v is %v, want %v", step, q, got, want)
 			}
 		}
+	}
+}
+
+// TestTrafficDoesNotDrownTheMinute: three seconds in which traffic filled a queue are three seconds of loss, however many
+// packets they had.
+func TestTrafficDoesNotDrownTheMinute(t *testing.T) {
+	var w lossWindow
+	for s := range lossSeconds {
+		now := time.Duration(s) * time.Second
+		w.probes(now, 0, 20)
+		if s < 3 {
+			w.traffic(now, Counts{Packets: 4000, Lost: 1200, Bursts: 400})
+		}
+	}
+	c := w.counts((lossSeconds-1)*time.Second, lossSeconds)
+	// 3 of 60 seconds at 30 %, each of them 25/20 of an idle one.
+	if loss, want := float64(c.Lost)/float64(c.Packets), 3*25*0.3/(3*25+57*20); math.Abs(loss-want) > 0.001 {
+		t.Errorf("loss %v, want %v", loss, want)
+	}
+	if burst := float64(c.Lost) / float64(c.Bursts); math.Abs(burst-3) > 0.05 || c.Packets != 3*4000+57*20 {
+		t.Errorf("bursts of %v, %d packets, want 3 and %d", burst, c.Packets, 3*4000+57*20)
 	}
 }
 

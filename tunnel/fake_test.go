@@ -20,6 +20,7 @@ import (
 	"github.com/quic-go/quic-go"
 
 	"github.com/landbridge/landbridge/internal/identity"
+	"github.com/landbridge/landbridge/tunnel/bond"
 )
 
 func seeded(t testing.TB) *rand.Rand {
@@ -90,6 +91,7 @@ type fakeLane struct {
 	open    *atomic.Int64
 	conn    atomic.Pointer[quic.Conn]
 	packets atomic.Int64
+	fit     atomic.Int32 // a bond.Fit
 }
 
 func (l *fakeLane) Class() Class { return l.class }
@@ -97,6 +99,7 @@ func (l *fakeLane) Class() Class { return l.class }
 // MaxPacketSize is no more than quic-go's default: its pacer would count in that size while its window counts in the
 // larger one, and its run loop spins until the clock moves, which virtual time never does.
 func (l *fakeLane) MaxPacketSize() int   { return 1280 }
+func (l *fakeLane) Fit() bond.Fit        { return bond.Fit(l.fit.Load()) }
 func (l *fakeLane) ID() int              { return 0 }
 func (l *fakeLane) RemoteAddr() net.Addr { return fakeAddr("far") }
 func (l *fakeLane) LocalAddr() net.Addr  { return fakeAddr("near") }

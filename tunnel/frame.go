@@ -31,6 +31,8 @@ const (
 	frameHeader = 4
 	// maxChunk is one read of a connection. Large, because each costs a system call, a frame and a stream write.
 	maxChunk = compress.MaxChunk
+	// moveChunk is one read while the flow may move: each of a thousand flows has to finish a frame first.
+	moveChunk = 16 << 10
 	// maxFrame is the largest payload of a frame.
 	maxFrame = maxChunk + compress.MaxExpansion
 )

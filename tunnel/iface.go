@@ -30,6 +30,8 @@ type Lane interface {
 	ID() int
 	// MaxPacketSize is the largest packet WriteTo takes, in bytes.
 	MaxPacketSize() int
+	// Fit compares MaxPacketSize with what the paths take now.
+	Fit() bond.Fit
 	// RemoteAddr is the address to dial and to expect packets from.
 	RemoteAddr() net.Addr
 	// SetConn tells the lane which connection runs over it, so that it can watch its statistics.

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/quic-go/quic-go"
+
+	"github.com/landbridge/landbridge/tunnel/bond"
 )
 
 // udpLane is a lane over a pair of loopback sockets: real system calls, real clocks.
@@ -28,6 +30,7 @@ type udpLane struct {
 func (l *udpLane) Class() Class         { return l.class }
 func (l *udpLane) ID() int              { return 0 }
 func (l *udpLane) MaxPacketSize() int   { return 1280 }
+func (l *udpLane) Fit() bond.Fit        { return bond.FitWell }
 func (l *udpLane) RemoteAddr() net.Addr { return l.far }
 func (l *udpLane) SetConn(*quic.Conn)   {}
 

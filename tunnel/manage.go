@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"slices"
 	"time"
+
+	"github.com/landbridge/landbridge/tunnel/bond"
 )
 
 const (
@@ -107,9 +109,18 @@ func (s *session) fill(l *lane) {
 	})
 }
 
-// checkLane replaces a lane whose window is lost, and closes one that is drained.
+// checkLane replaces a lane whose window is lost or whose packets do not fit the paths, and closes one that is drained or
+// whose packets no path takes.
 func (s *session) checkLane(l *lane) {
 	now := time.Now()
+	fit := l.l.Fit()
+	if fit != bond.FitNowhere {
+		l.nowhere = 0
+	} else if l.nowhere++; l.nowhere == nowhereTicks {
+		s.node.log.Warn("no path takes the packets of a lane any more", "peer", s.peer.name, "class", l.class, "packet", l.l.MaxPacketSize())
+		s.wg.Go(func() { l.close(closeDone, "no path takes its packets") })
+		return
+	}
 	if l.draining.Load() {
 		switch {
 		case l.refs.Load() > 0:
@@ -128,7 +139,18 @@ func (s *session) checkLane(l *lane) {
 		}
 		return
 	}
-	if !l.alive() || l.class == Realtime {
+	if !l.alive() {
+		return
+	}
+	if fit == bond.FitBadly {
+		// All lanes at once, and then none for a while: a path that grows and shrinks is not to be followed.
+		if since := now.Sub(s.lastFitted); since >= replaceInterval || since < manageInterval/2 {
+			s.lastFitted = now
+			s.replace(l, "packet", l.l.MaxPacketSize())
+		}
+		return
+	}
+	if l.class == Realtime {
 		return
 	}
 	want := l.warm.need()
@@ -153,8 +175,13 @@ func (s *session) checkLane(l *lane) {
 		}
 	}
 	s.lastReplaced = now
+	s.replace(l, "window", st.CongestionWindow, "needed", want)
+}
+
+// replace has the lane drained on both sides; the initiator opens another one.
+func (s *session) replace(l *lane, why ...any) {
 	s.node.stats.replaced.Add(1)
-	s.node.log.Info("lane replaced", "peer", s.peer.name, "class", l.class, "window", st.CongestionWindow, "needed", want)
+	s.node.log.Info("lane replaced", append([]any{"peer", s.peer.name, "class", l.class}, why...)...)
 	s.drain(l)
 	l.signal(uniDrain)
 }

@@ -39,7 +39,7 @@ const (
 // Limits bound what a node spends. A zero field means its default.
 type Limits struct {
 	// BufferedBytes bounds the receive windows a node promises to its peers, and so the bytes that can wait in it for
-	// slow receivers. When it is spent, new lanes get the smallest windows that work (40 MiB for a peer with two lanes
+	// slow receivers. When it is spent, new lanes get the smallest windows that work (56 MiB for a peer with two lanes
 	// of each class) and windows do not grow. When receivers stand still and may hold half of it, or half of one
 	// lane's window, those that have stood still longest are reset with CodeStalled.
 	BufferedBytes int64

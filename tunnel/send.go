@@ -21,9 +21,15 @@ type sendStream interface {
 	SetWriteDeadline(time.Time) error
 }
 
-// elephantPause without anything to send makes a flow one of requests and answers again, which belongs on an interactive
-// lane. It is longer than a busy sender's hiccup and shorter than a round trip across a border.
-const elephantPause = 30 * time.Millisecond
+const (
+	// elephantPause without anything to send makes a flow one of requests and answers again, which belongs on an
+	// interactive lane. It is longer than a busy sender's hiccup and shorter than a round trip across a border.
+	elephantPause = 30 * time.Millisecond
+	// elephantTime without such a pause makes a flow an elephant that has carried elephantLeast: many flows together fill
+	// the interactive lanes before any of them is large.
+	elephantTime  = 500 * time.Millisecond
+	elephantLeast = 16 << 10
+)
 
 // sendHalf is one direction of a flow on its way to the next hop. One goroutine writes; cancel may be called by any.
 type sendHalf struct {
@@ -34,6 +40,8 @@ type sendHalf struct {
 	sent   int64     // bytes of data frames
 	moveAt int64     // move to a bulk lane from so many bytes on; negative: never
 	last   time.Time // end of the last write
+	began  time.Time // of writing without an elephantPause
+	before int64     // bytes sent before that
 
 	total atomic.Int64 // sent, for statistics
 
@@ -66,8 +74,14 @@ func (s *sendHalf) batch(buf []byte, from, to int, boundary bool) error {
 		s.prefix = nil
 	}
 	// What pauses is no elephant, however much it has carried in all: the count starts anew.
-	if s.moveAt > 0 && !s.last.IsZero() && time.Since(s.last) > elephantPause {
-		s.moveAt = s.sent + s.ses.node.cfg.ElephantBytes
+	if s.moveAt >= 0 {
+		now := time.Now()
+		if s.last.IsZero() {
+			s.began = now
+		} else if now.Sub(s.last) > elephantPause {
+			s.began, s.before = now, s.sent
+			s.moveAt = s.sent + s.ses.node.cfg.ElephantBytes
+		}
 	}
 	if err := s.write(buf[from:to]); err != nil {
 		return err
@@ -119,11 +133,16 @@ func (s *sendHalf) mark(k frameKind) error {
 	return s.frame(k, b[:], len(b), 0)
 }
 
-func (s *sendHalf) wantsMove() bool { return s.moveAt >= 0 && s.sent >= s.moveAt }
+// mayMove tells whether the direction may still move to a bulk lane, which it does between frames.
+func (s *sendHalf) mayMove() bool { return s.moveAt >= 0 }
+
+func (s *sendHalf) wantsMove() bool {
+	return s.moveAt >= 0 && (s.sent >= s.moveAt || s.sent-s.before >= elephantLeast && s.last.Sub(s.began) > elephantTime)
+}
 
 // move continues the direction in a stream of a bulk lane. Without a bulk lane it stays where it is, and tries later.
 func (s *sendHalf) move() error {
-	l, str := s.ses.openContinuation(s.id, s.dir)
+	l, str := s.ses.openContinuation(s.lane, s.id, s.dir)
 	if str == nil {
 		s.moveAt = s.sent + max(s.ses.node.cfg.ElephantBytes, 1)
 		return nil

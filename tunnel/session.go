@@ -28,6 +28,8 @@ const (
 	manageInterval = 500 * time.Millisecond
 	// lowTicks in a row with too small a window, on a lane that filling does not help, get it replaced.
 	lowTicks = 6
+	// nowhereTicks in a row without a path that takes a lane's packets end the lane: QUIC cannot make them smaller.
+	nowhereTicks = 4
 	// replaceInterval bounds how often lanes are replaced: replacing costs a handshake and a warm-up.
 	replaceInterval = 10 * time.Second
 	// stuntedMost lanes of a session that could not be warmed are replaced at once, more every replaceInterval.
@@ -35,6 +37,8 @@ const (
 
 	retryFirst = 100 * time.Millisecond
 	retryMost  = 2 * time.Second
+	// crowd is the number of flows sending on an interactive lane from which a bulk lane is better, warm or not.
+	crowd = 16
 	// settled is how long a lane lives before its end is no failure to open it.
 	settled = 5 * time.Second
 )
@@ -78,7 +82,8 @@ type session struct {
 	parked map[flowKey]*parkedStream
 
 	lastReplaced time.Time
-	stunted      int // lanes replaced because they could not be warmed; only the manager looks
+	lastFitted   time.Time // when lanes were last replaced for their packets' size
+	stunted      int       // lanes replaced because they could not be warmed; only the manager looks
 }
 
 type parkedStream struct {
@@ -326,10 +331,10 @@ func (s *session) openFlow() (*lane, *quic.Stream, <-chan struct{}) {
 
 // openContinuation opens a stream in which a direction goes on, on a bulk lane; nil if there is none. The lane is
 // claimed for the sender.
-func (s *session) openContinuation(id uint64, dir direction) (*lane, *quic.SendStream) {
+func (s *session) openContinuation(from *lane, id uint64, dir direction) (*lane, *quic.SendStream) {
 	l, _ := s.pick(Bulk)
-	if l == nil || l.class != Bulk || l.draining.Load() || l.warm.small() {
-		return nil, nil // an interactive lane carries it better until one is warm
+	if l == nil || l.class != Bulk || l.draining.Load() || l.warm.small() && from.load.Load() < crowd {
+		return nil, nil // an interactive lane carries it better until one is warm, unless it is crowded
 	}
 	str, err := l.conn.OpenUniStream()
 	if err != nil {

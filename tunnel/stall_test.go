@@ -56,7 +56,7 @@ func TestStalledReceiver(t *testing.T) {
 				conn, _ := c.open()
 				stuck = append(stuck, conn)
 			}
-			time.Sleep(time.Duration(nodes*nodes) * 2 * time.Second) // their windows fill
+			time.Sleep(time.Duration(nodes*nodes) * 3 * time.Second) // their windows fill
 			beside := download(t, c, 3*time.Second)
 			if alone < 15 || beside < 0.95*alone {
 				t.Errorf("%d nodes: %.0f Mbit/s alone, %.0f beside stalled flows", nodes, alone, beside)
@@ -178,6 +178,39 @@ func TestElephant(t *testing.T) {
 	})
 }
 
+// TestManyFlows fills the interactive lanes with flows none of which is large: they move on for the time they take.
+func TestManyFlows(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T) {
+		const flows = 40
+		c := newChain(t, 2, 10, 100*time.Millisecond, raw)
+		defer c.close()
+		c.serve = source64k
+		c.up()
+		var conns []*memConn
+		var ends []<-chan error
+		for range flows {
+			conn, done := c.open()
+			conns, ends = append(conns, conn), append(ends, done)
+			go func() { _, _ = io.Copy(io.Discard, struct{ io.Reader }{conn}) }()
+		}
+		time.Sleep(5 * time.Second) // 150 KB a flow
+		var moved int
+		for _, f := range c.nodes[1].Flows(0) {
+			if f.Bulk {
+				moved++
+			}
+		}
+		if moved < flows*9/10 {
+			t.Errorf("%d of %d flows moved to bulk lanes", moved, flows)
+		}
+		for i, conn := range conns {
+			_ = conn.Reset()
+			<-ends[i]
+		}
+	})
+}
+
 // TestClasses: realtime flows never move, bulk flows move early.
 func TestClasses(t *testing.T) {
 	for class, want := range map[Class]uint64{Realtime: 0, Bulk: 1, Interactive: 0} {
@@ -223,7 +256,7 @@ func TestContinuations(t *testing.T) {
 			return len(there.parked)
 		}
 		open := func(id int) *quic.SendStream {
-			l, str := here.openContinuation(uint64(id), forward)
+			l, str := here.openContinuation(here.lanes[0], uint64(id), forward)
 			if str == nil {
 				t.Fatal("no bulk lane")
 			}

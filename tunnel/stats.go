@@ -60,7 +60,7 @@ type LaneStats struct {
 	Draining   bool          `json:"draining,omitempty"`
 	Directions int           `json:"directions"` // of flows, sending or receiving
 	Window     uint64        `json:"window"`     // QUIC's congestion window, bytes
-	Ready      bool          `json:"ready"`      // the window is what flows of the class need
+	Ready      bool          `json:"ready"`      // the window is what flows of the class need, and no filler goes out
 	RTT        time.Duration `json:"rtt"`
 	Lost       uint64        `json:"lost"` // packets that QUIC saw as lost
 	Sent       uint64        `json:"sent"` // bytes on the lane

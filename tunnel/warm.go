@@ -76,8 +76,8 @@ func (w *warmer) small() bool {
 	return !w.l.ses.node.cfg.NoWarmUp && w.l.conn.ConnectionStats().CongestionWindow < w.need()
 }
 
-// ready tells whether the bond is known and the window is not small.
-func (w *warmer) ready() bool { return w.l.ses.bdp() > 0 && !w.small() }
+// ready tells whether the bond is known, the window is not small and no filler is being sent.
+func (w *warmer) ready() bool { return w.l.ses.bdp() > 0 && !w.small() && !w.running.Load() }
 
 // wanted tells whether the lane is to be filled.
 func (w *warmer) wanted() bool {

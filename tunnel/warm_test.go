@@ -4,6 +4,8 @@ import (
 	"io"
 	"testing"
 	"time"
+
+	"github.com/landbridge/landbridge/tunnel/bond"
 )
 
 func warm(_ int, c *Config) { c.NoWarmUp = false }
@@ -132,5 +134,69 @@ func TestReplace(t *testing.T) {
 		}
 		_ = c2.Reset()
 		<-done2
+	})
+}
+
+// TestLanesFollowPacketSize: lanes whose packets do not fit all paths any more are replaced, all of them, and not again right
+// away; one whose packets fit no path ends, and its flows with it.
+func TestLanesFollowPacketSize(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T) {
+		c := newChain(t, 2, 20, 50*time.Millisecond, raw, func(_ int, c *Config) { c.Lanes = LanePlan{2, 1} })
+		defer c.close()
+		c.serve = source64k
+		c.up()
+		time.Sleep(time.Second)
+		fit := func(f bond.Fit) (n int) {
+			s, _ := c.nodes[1].peers["one"].current()
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			for _, l := range s.lanes {
+				if !l.draining.Load() {
+					l.l.(*fakeLane).fit.Store(int32(f))
+					n++
+				}
+			}
+			return n
+		}
+		if n := fit(bond.FitBadly); n != 3 {
+			t.Fatalf("%d lanes, want 3", n)
+		}
+		time.Sleep(2 * time.Second)
+		if n := c.nodes[1].Stats().Replaced; n != 3 {
+			t.Fatalf("%d lanes replaced, want 3", n)
+		}
+		fit(bond.FitBadly)
+		time.Sleep(replaceInterval / 2)
+		if n := c.nodes[1].Stats().Replaced; n != 3 {
+			t.Fatalf("%d lanes replaced, want the new ones to be left alone for a while", n-3)
+		}
+		fit(bond.FitWell)
+		time.Sleep(replaceInterval)
+		if st := c.nodes[1].Stats(); st.Replaced != 3 || len(st.Peers[0].Lanes) != 3 {
+			t.Fatalf("%d lanes replaced, want 3; left are %+v", st.Replaced, st.Peers[0].Lanes)
+		}
+
+		conn, done := c.open()
+		ended := make(chan error, 1)
+		go func() {
+			_, err := io.Copy(io.Discard, struct{ io.Reader }{conn})
+			ended <- err
+		}()
+		time.Sleep(time.Second)
+		fit(bond.FitNowhere)
+		select {
+		case err := <-ended:
+			if err == nil {
+				t.Error("a flow ended well on a lane that no path took")
+			}
+		case <-time.After(2 * nowhereTicks * manageInterval):
+			t.Fatal("a flow hangs on a lane that no path takes")
+		}
+		<-done
+		time.Sleep(2 * time.Second)
+		if st := c.nodes[1].Stats(); len(st.Peers[0].Lanes) != 3 {
+			t.Errorf("lanes afterwards: %+v, want 3 new ones", st.Peers[0].Lanes)
+		}
 	})
 }

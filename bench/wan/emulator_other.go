@@ -22,6 +22,15 @@ func (*Emulator) SetImpairment(string, Direction, Impairment) error { return Err
 // Darken returns ErrUnsupported.
 func (*Emulator) Darken(string, bool) error { return ErrUnsupported }
 
+// Flood is only available on Linux.
+type Flood struct{}
+
+// Flood returns ErrUnsupported.
+func (*Emulator) Flood(FloodConfig) (*Flood, error) { return nil, ErrUnsupported }
+
+// Stop returns nothing.
+func (*Flood) Stop() FloodStats { return FloodStats{} }
+
 // Close does nothing.
 func (*Emulator) Close() error { return nil }
 

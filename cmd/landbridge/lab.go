@@ -52,6 +52,7 @@ func labFlags(cmd *cobra.Command, o *lab.Options) {
 	f.Uint64Var(&o.Seed, "seed", 1, "seed of losses, jitter and payload")
 	f.StringVar(&o.Via, "via", lab.ViaLandbridge, "the way across the border: "+strings.Join(lab.ViaNames(), ", "))
 	f.StringSliceVar(&o.Carriers, "carriers", nil, "carriers to use, of ct,cu,cm (default all, or the best where the way takes one)")
+	f.StringVar(&o.Guard, "guard", "", "the gateways' guard: "+strings.Join(lab.GuardModes, ", ")+" (default that of a fleet document, off)")
 	f.StringVar(&o.Programs, "programs", "", "directory of landbridge-gateway, landbridge-agent and others' programs (default that of this program)")
 }
 
@@ -106,15 +107,18 @@ func newLabRunCommand(name *string) *cobra.Command {
 		traceFile string
 	)
 	cmd := &cobra.Command{
-		Use:   "run SCENARIO --workload bulk|objects",
+		Use:   "run SCENARIO --workload bulk|objects|calls",
 		Short: "Bring a lab up, measure one workload, take it down",
 		Long: `Run brings a lab up, waits until the tunnel is warm, runs the workload and takes the lab down.
 
 bulk moves incompressible bytes in one TCP flow (--flows N for more) from the origin to the client, or the other way
 with --upload. objects asks for 32 KiB objects one after the other, two on a warm connection for each on a fresh one.
+calls holds 20 G.711 calls of 50 packets a second each way, as direct flows that gateways put on the carrier that is best
+for realtime (with --no-agent), and with --via tcp-cubic over the plain routes of one carrier.
 --competitor runs one TCP flow between the gateways over one carrier beside the workload, and the result says how they
 shared it. --rate-step ct:16mbit@10s changes a carrier's rate on the way, and the result says how long its queue lasted
-and until the new rate was used; give it once for each step.
+and until the new rate was used; give it once for each step. --junk 200000 sends junk at a carrier's NIC meanwhile, with
+--guard enforce to have it dropped there; the result says how much of it could be made.
 Every byte is checked. The result goes to standard output, progress to standard error; the exit code is 1 when a
 check failed.`,
 		Args: cobra.ExactArgs(1),
@@ -151,13 +155,15 @@ check failed.`,
 	}
 	labFlags(cmd, &o.Options)
 	f := cmd.Flags()
-	f.StringVar(&o.Workload, "workload", lab.WorkloadBulk, "bulk or objects")
+	f.StringVar(&o.Workload, "workload", lab.WorkloadBulk, "bulk, objects or calls")
 	f.Float64Var(&secs, "seconds", 20, "how long to measure")
 	f.IntVar(&o.Flows, "flows", 1, "bulk: TCP connections at once")
 	f.BoolVar(&o.Upload, "upload", false, "bulk: from the client to the origin")
 	f.StringVar(&o.Competitor, "competitor", "", "one competing TCP flow: tcp-cubic or tcp-bbr")
 	f.StringVar(&o.CompetitorCarrier, "competitor-carrier", "", "the competitor's `carrier`")
 	f.StringArrayVar(&steps, "rate-step", nil, "change a `carrier:rate@time`, both directions, such as ct:16mbit@10s")
+	f.IntVar(&o.Junk, "junk", 0, "junk datagrams a second at gateway sha's NIC on a carrier, beside the workload")
+	f.StringVar(&o.JunkCarrier, "junk-carrier", "", "the `carrier` of the junk (default the first)")
 	f.BoolVar(&asJSON, "json", false, "print one JSON object instead of a table")
 	f.StringVar(&traceFile, "trace", "", "write what links, paths and lanes did, in steps of 100 ms, to this `file`; see \"lab report\"")
 	return cmd

@@ -4,16 +4,13 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/signal"
+	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
-
-	"github.com/landbridge/landbridge/internal/admin"
 )
 
 func TestMain(m *testing.M) {
@@ -22,25 +19,6 @@ func TestMain(m *testing.M) {
 		"fake-node":  fakeNode,
 		"decisions":  decisions,
 	})
-}
-
-// fakeNode serves a status on the socket named by its argument, until it is told to end.
-func fakeNode() {
-	start := time.Now().Add(-time.Minute)
-	s, err := admin.Start(os.Args[1], admin.Source{Status: func() admin.Status {
-		return admin.Status{Node: "sha", Role: "gateway", Version: "test", Started: start, Taken: time.Now(), Peers: []admin.Peer{{
-			Name: "fra", Kind: "gateway", State: admin.PathUp,
-			Paths: []admin.Path{{Name: "ct-ct", State: admin.PathSuspect, RTTMs: 181.2, LossTx: 0.02, Share: 0.4}},
-		}}}
-	}})
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	done := make(chan os.Signal, 1)
-	signal.Notify(done, os.Interrupt, syscall.SIGTERM)
-	<-done
-	s.Close()
 }
 
 func TestScripts(t *testing.T) {
@@ -55,6 +33,7 @@ func TestScripts(t *testing.T) {
 			}
 			e.Defer(func() { os.RemoveAll(dir) })
 			e.Setenv("RUN", dir)
+			e.Setenv("GORACE", "atexit_sleep_ms=0") // the race detector holds each program for a second at its end
 			for _, name := range []string{"fleet.yaml", "rules.yaml", "agent.yaml"} {
 				data, err := os.ReadFile(filepath.Join("../../internal/config/testdata", name))
 				if err != nil {
@@ -71,6 +50,7 @@ func TestScripts(t *testing.T) {
 			"chmod":   cmdChmod,
 			"replace": cmdReplace,
 			"waitfor": cmdWaitFor,
+			"watch":   cmdWatch,
 		},
 	})
 }
@@ -121,6 +101,29 @@ func cmdWaitFor(ts *testscript.TestScript, _ bool, args []string) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	ts.Fatalf("nobody listens at %s", args[0])
+}
+
+// cmdWatch runs paths --watch into a file, until it has seen a move and shows enough of the time before it:
+// watch SOCKET FILE
+func cmdWatch(ts *testscript.TestScript, _ bool, args []string) {
+	out, err := os.Create(ts.MkAbs(args[1]))
+	ts.Check(err)
+	defer out.Close()
+	path, err := exec.LookPath("landbridge")
+	ts.Check(err)
+	cmd := exec.Command(path, "paths", "--watch", "--interval", "100ms", "--socket", args[0])
+	cmd.Stdout, cmd.Env = out, append(os.Environ(), "LC_ALL="+ts.Getenv("LC_ALL"))
+	ts.Check(cmd.Start())
+	for range 1000 {
+		if b, err := os.ReadFile(out.Name()); err == nil && strings.Contains(string(b), "realtime: left") {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	ts.Check(cmd.Process.Signal(os.Interrupt))
+	if err := cmd.Wait(); err != nil {
+		ts.Fatalf("an interrupt ends the watch with %v", err)
+	}
 }
 
 func splitOnce(text, sep string) []string {

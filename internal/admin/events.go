@@ -2,6 +2,7 @@ package admin
 
 import (
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -46,6 +47,7 @@ type EventLog struct {
 	mu     sync.Mutex
 	last   uint64
 	events []Event // a ring once it is full: the event of number n is at (n-1) % MaxEvents
+	moves  map[[2]string]uint64
 }
 
 // Add appends an event, whose number it sets. Without a time it is now.
@@ -57,6 +59,12 @@ func (l *EventLog) Add(e Event) {
 	defer l.mu.Unlock()
 	l.last++
 	e.Seq = l.last
+	if e.Kind == EventMove && e.From != "" && e.Path != "" {
+		if l.moves == nil {
+			l.moves = make(map[[2]string]uint64)
+		}
+		l.moves[[2]string{e.Peer, e.Class}]++
+	}
 	if len(l.events) < MaxEvents {
 		l.events = append(l.events, e)
 		return
@@ -81,6 +89,13 @@ func (l *EventLog) After(seq uint64) Events {
 		out.Events = append(out.Events, l.events[n%MaxEvents])
 	}
 	return out
+}
+
+// Moves is how often a class went from one path to another, by peer and class, also of events that are forgotten.
+func (l *EventLog) Moves() map[[2]string]uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return maps.Clone(l.moves)
 }
 
 // Decided adds an event for each class that a decision moved, or that lost its last path.

@@ -20,7 +20,7 @@ import (
 //	/metrics           Prometheus
 func Handler(source Source) http.Handler {
 	reg := prometheus.NewRegistry()
-	reg.MustRegister(collector{source.Status})
+	reg.MustRegister(collector{source})
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError}))
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) { answer(w, source.Status().finite()) })

@@ -7,9 +7,7 @@ import (
 )
 
 // collector turns a snapshot into metrics when asked; nothing is counted twice.
-type collector struct {
-	snapshot func() Status
-}
+type collector struct{ Source }
 
 var (
 	pathLabels = []string{"peer", "path"}
@@ -54,11 +52,14 @@ func (c collector) Describe(ch chan<- *prometheus.Desc) {
 	} {
 		ch <- d
 	}
+	for _, d := range pathDescs {
+		ch <- d
+	}
 }
 
 // Collect implements prometheus.Collector.
 func (c collector) Collect(ch chan<- prometheus.Metric) {
-	s := c.snapshot().finite()
+	s := c.Status().finite()
 	put := func(d *prometheus.Desc, t prometheus.ValueType, v float64, labels ...string) {
 		for i, l := range labels {
 			labels[i] = strings.ToValidUTF8(l, "?")
@@ -118,6 +119,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	for reason, n := range s.Drops {
 		counter(descDrops, n, reason)
 	}
+	c.paths(put)
 }
 
 func truth(b bool) float64 {

@@ -273,3 +273,37 @@ func TestNodeThatShowsLess(t *testing.T) {
 		}
 	}
 }
+
+func TestPathMetrics(t *testing.T) {
+	clock, _, before, after := twoPaths()
+	var events EventLog
+	events.Decided(clock, "fra", &pathsel.Decision{}, &before) // first choices are no moves
+	events.Decided(clock, "fra", &before, &after)
+	code, body := get(t, Handler(Source{Status: sample, Paths: border, Events: &events}), "/metrics")
+	if code != http.StatusOK {
+		t.Fatalf("%d: %s", code, body)
+	}
+	for _, want := range []string{
+		`landbridge_estimate_state{path="ct-ct",peer="fra",state="brownout"} 1`,
+		`landbridge_estimate_state{path="ct-ct",peer="fra",state="up"} 0`,
+		`landbridge_estimate_rtt_seconds{path="ct-ct",peer="fra",stat="p95"} 0.185`,
+		`landbridge_estimate_loss_ratio{direction="tx",path="ct-ct",peer="fra"} 0.2`,
+		`landbridge_estimate_age_seconds{path="ct-ct",peer="fra"} 0.02`,
+		`landbridge_estimate_age_seconds{path="cm-cm",peer="fra"} -1`,
+		`landbridge_choice_path{class="realtime",path="cu-cu",peer="fra"} 1`,
+		`landbridge_choice_path{class="realtime",path="ct-ct",peer="fra"} 0`,
+		`landbridge_moves_total{class="realtime",peer="fra"} 1`,
+		`landbridge_verdicts_total{program="guard",verdict="dropped"} 9`,
+		`landbridge_flows_active 5`,
+	} {
+		if !strings.Contains(body, want+"\n") {
+			t.Errorf("no line %s", want)
+		}
+	}
+	if strings.Contains(body, `landbridge_moves_total{class="bulk"`) {
+		t.Error("bulk has not moved")
+	}
+	if t.Failed() {
+		t.Log(body)
+	}
+}

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/landbridge/landbridge/bpf"
 	"golang.org/x/sys/unix"
 )
 
@@ -20,7 +21,7 @@ type machine struct {
 	release   func() (string, error)
 	tun       func() error // opens /dev/net/tun
 	tcx       func() error // attaches and detaches an empty program
-	skAssign  func() error // does the kernel know the helper
+	features  func() []bpf.Feature
 	carrier   func() error // loads the programs for carriers' NICs
 	xdp       func(nic string) error
 	offloads  func(nic string) (map[string]bool, error)
@@ -30,7 +31,7 @@ type machine struct {
 
 func realMachine() *machine {
 	return &machine{
-		proc: "/proc", sys: "/sys", release: kernelRelease, tun: openTUN, tcx: attachTCX, skAssign: haveSkAssign,
+		proc: "/proc", sys: "/sys", release: kernelRelease, tun: openTUN, tcx: attachTCX, features: bpf.Features,
 		carrier: loadCarrier, xdp: roomForXDP,
 		offloads: ethtoolOffloads, synced: clockSynced, now: time.Now,
 	}
@@ -81,7 +82,7 @@ func (d *doctor) needed() Level {
 
 const (
 	// captureKernel is the oldest kernel the capture programs load on.
-	captureMajor, captureMinor = 5, 10
+	captureMajor, captureMinor = 5, 15
 	// tcxMajor: from here programs attach with links that vanish with their process.
 	tcxMajor, tcxMinor = 6, 6
 )
@@ -173,19 +174,30 @@ func (d *doctor) btf() {
 }
 
 func (d *doctor) captureHook() {
-	if err := d.skAssign(); err != nil {
-		d.noBPF(err)
+	missing := false
+	for _, f := range d.features() {
+		if f.Err == nil {
+			continue
+		}
+		if errors.Is(f.Err, fs.ErrPermission) {
+			d.noBPF() // the same for all of them
+			return
+		}
+		missing = true
+		d.bad(d.needed(), "bpf", fmt.Sprintf("no %s: %s", f.Name, oneLine(f.Err)), f.Lost, fmt.Sprintf("use Linux %s or later", f.Since))
+	}
+	if missing {
 		return
 	}
 	if err := d.tcx(); err != nil {
 		if errors.Is(err, fs.ErrPermission) {
-			d.noBPF(err)
+			d.noBPF()
 			return
 		}
 		d.bad(Warn, "bpf", "no tcx: "+oneLine(err), "capture programs that vanish with their process; a clsact qdisc is used instead", "")
 		return
 	}
-	d.ok("bpf", "tcx and bpf_sk_assign work")
+	d.ok("bpf", "tcx and all that the programs use")
 }
 
 // carrierHook is never a failure: user space answers and times probes too.
@@ -203,12 +215,8 @@ func (d *doctor) carrierHook(nics []string) {
 	}
 }
 
-func (d *doctor) noBPF(err error) {
-	if errors.Is(err, fs.ErrPermission) {
-		d.bad(d.needed(), "bpf", "programs cannot be loaded: permission denied", "transparent capture", "run as root or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN")
-		return
-	}
-	d.bad(d.needed(), "bpf", oneLine(err), "transparent capture", fmt.Sprintf("use Linux %d.%d or later with CONFIG_BPF_SYSCALL", captureMajor, captureMinor))
+func (d *doctor) noBPF() {
+	d.bad(d.needed(), "bpf", "programs cannot be loaded: permission denied", "transparent capture, reflector and guard", "run as root or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN")
 }
 
 func oneLine(err error) string { return strings.Join(strings.Fields(err.Error()), " ") }

@@ -11,7 +11,15 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/landbridge/landbridge/bpf"
 )
+
+// lacking is a kernel that has tries but answers err when asked for a helper.
+func lacking(err error) func() []bpf.Feature {
+	return func() []bpf.Feature {
+		return []bpf.Feature{{Name: "LPM tries", Since: "4.11"}, {Name: "bpf_sk_assign", Since: "5.7", Lost: "the classifier", Err: err}}
+	}
+}
 
 // healthy is a machine without complaint; cases spoil it.
 func healthy(t *testing.T) *machine {
@@ -22,7 +30,7 @@ func healthy(t *testing.T) *machine {
 		release:  func() (string, error) { return "6.12.1-amd64", nil },
 		tun:      func() error { return nil },
 		tcx:      func() error { return nil },
-		skAssign: func() error { return nil },
+		features: lacking(nil),
 		carrier:  func() error { return nil },
 		xdp:      func(string) error { return nil },
 		offloads: func(string) (map[string]bool, error) { return map[string]bool{"gro": true, "lro": false}, nil },
@@ -77,11 +85,11 @@ func TestFindings(t *testing.T) {
 		}, false, `warn kernel: unknown version "plan9"`},
 		{"no capabilities", func(t *testing.T, m *machine) {
 			write(t, m.proc, "self/status", noCaps)
-			m.skAssign = func() error { return fmt.Errorf("load: %w", fs.ErrPermission) }
+			m.features = lacking(fmt.Errorf("load: %w", fs.ErrPermission))
 		}, false, "fail capabilities: missing CAP_NET_ADMIN, CAP_BPF, CAP_PERFMON, CAP_NET_RAW\nfail bpf: programs cannot be loaded: permission denied"},
 		{"no capabilities, proxies only", func(t *testing.T, m *machine) {
 			write(t, m.proc, "self/status", noCaps)
-			m.skAssign = func() error { return fmt.Errorf("load: %w", fs.ErrPermission) }
+			m.features = lacking(fmt.Errorf("load: %w", fs.ErrPermission))
 		}, true, "warn capabilities: missing CAP_NET_ADMIN, CAP_BPF, CAP_PERFMON, CAP_NET_RAW\nwarn bpf: programs cannot be loaded: permission denied"},
 		{"CAP_SYS_ADMIN stands for CAP_BPF and CAP_PERFMON", func(t *testing.T, m *machine) {
 			write(t, m.proc, "self/status", "CapEff:\t0000000000203000\n") // SYS_ADMIN, NET_RAW, NET_ADMIN
@@ -98,8 +106,8 @@ func TestFindings(t *testing.T) {
 			"warn xdp ct0: program 7 is there"},
 		{"no tcx", func(_ *testing.T, m *machine) { m.tcx = func() error { return errors.New("not supported") } }, false,
 			"warn bpf: no tcx: not supported"},
-		{"no bpf_sk_assign", func(_ *testing.T, m *machine) { m.skAssign = func() error { return errors.New("not\nsupported") } }, false,
-			"fail bpf: not supported"},
+		{"no bpf_sk_assign", func(_ *testing.T, m *machine) { m.features = lacking(errors.New("not\nsupported")) }, false,
+			"fail bpf: no bpf_sk_assign: not supported"},
 		{"no tun, no BTF", func(_ *testing.T, m *machine) {
 			m.tun = func() error { return fs.ErrNotExist }
 			os.Remove(filepath.Join(m.sys, "kernel/btf/vmlinux"))

@@ -10,7 +10,6 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
-	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -33,8 +32,6 @@ func openTUN() error {
 	}
 	return f.Close()
 }
-
-func haveSkAssign() error { return features.HaveProgramHelper(ebpf.SchedCLS, asm.FnSkAssign) }
 
 // attachTCX puts a program that decides nothing (TCX_NEXT) on the loopback interface and takes it away again.
 func attachTCX() error {

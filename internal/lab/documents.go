@@ -89,6 +89,10 @@ func fleetDocument(o Options, pub keys) string {
 		fmt.Fprintf(&b, "      plant: {at: sha, prefixes: [%s], public_key: %s}\n", clients, pub[machineAgent])
 	}
 	fmt.Fprintf(&b, "      fra: {at: fra, prefixes: [%s]}\n", origins)
+	fmt.Fprintf(&b, "    rules:\n      - {name: calls, protocol: udp, ports: %d-%d, class: realtime, action: direct}\n", callPort, lastCallPort)
+	if o.Guard != "" {
+		fmt.Fprintf(&b, "guard: {mode: %q}\n", o.Guard)
+	}
 	return b.String()
 }
 

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"errors"
 	"net/netip"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/landbridge/landbridge/internal/config"
+	"github.com/landbridge/landbridge/pathsel"
 )
 
 func normalised(t *testing.T, o Options) Options {
@@ -30,6 +32,7 @@ func TestDocumentsAreWhatTheProgramsRead(t *testing.T) {
 		{"no agent", Options{Scenario: "clean", NoAgent: true}, 3},
 		{"two carriers", Options{Scenario: "heavy", Carriers: []string{"ct", "cm"}}, 2},
 		{"one carrier", Options{Scenario: "skewed", Carriers: []string{"cu"}, NoAgent: true}, 1},
+		{"guarded", Options{Scenario: "clean", NoAgent: true, Guard: "enforce"}, 3},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			dir, o := t.TempDir(), normalised(t, tc.opt)
@@ -47,6 +50,18 @@ func TestDocumentsAreWhatTheProgramsRead(t *testing.T) {
 			i := slices.IndexFunc(n.Peers, func(p config.Peer) bool { return p.Name == "fra" })
 			if i < 0 || len(n.Peers[i].Paths) != tc.paths {
 				t.Errorf("sha's peers: %+v, want fra with %d paths", n.Peers, tc.paths)
+			}
+			if want := cmp.Or(tc.opt.Guard, "off"); n.Guard.Mode.String() != want {
+				t.Errorf("guard %v, want %s", n.Guard.Mode, want)
+			}
+			// Every call goes direct, and the workloads that are to be tunnelled do not.
+			if len(n.Tenants) != 1 || len(n.Tenants[0].Rules) != 1 {
+				t.Fatalf("tenants %+v, want one with one rule", n.Tenants)
+			}
+			r := n.Tenants[0].Rules[0]
+			if r.Action != config.ActionDirect || r.Class != pathsel.Realtime || !slices.Equal(r.Protocols, []uint8{17}) ||
+				!slices.Equal(r.Ports, []config.PortRange{{First: callPort, Last: lastCallPort}}) || callPort+2*(Calls-1) > lastCallPort {
+				t.Errorf("rule %v", &r)
 			}
 			if tc.opt.NoAgent {
 				if _, err := os.Stat(filepath.Join(dir, agentFile)); !errors.Is(err, os.ErrNotExist) {

@@ -23,17 +23,21 @@ type linksSpec struct {
 	Links []wan.LinkConfig `json:"links"`
 }
 
-// emulatorRequest asks for counters, or darkens or changes a link first.
+// emulatorRequest asks for counters, or darkens, changes or floods a link first.
 type emulatorRequest struct {
 	Darken string          `json:"darken,omitempty"` // link
 	Off    bool            `json:"off,omitempty"`
 	Change string          `json:"change,omitempty"` // link, both directions
 	To     *wan.Impairment `json:"to,omitempty"`
+
+	Flood     *wan.FloodConfig `json:"flood,omitempty"`      // begin; it ends with the connection at the latest
+	FloodStop bool             `json:"flood_stop,omitempty"` // end, and say what it did
 }
 
 type emulatorReply struct {
 	Error string          `json:"error,omitempty"`
 	Links []wan.LinkStats `json:"links"`
+	Flood *wan.FloodStats `json:"flood,omitempty"`
 }
 
 // maxEmulatorLine bounds a request: they are a few dozen bytes.
@@ -83,6 +87,12 @@ func answer(em *wan.Emulator, c net.Conn) {
 	in := bufio.NewScanner(c)
 	in.Buffer(make([]byte, 0, maxEmulatorLine), maxEmulatorLine)
 	out := json.NewEncoder(c)
+	var flood *wan.Flood
+	defer func() {
+		if flood != nil {
+			flood.Stop()
+		}
+	}()
 	for in.Scan() {
 		var req emulatorRequest
 		var rep emulatorReply
@@ -92,6 +102,18 @@ func answer(em *wan.Emulator, c net.Conn) {
 		}
 		if err == nil && req.Change != "" && req.To != nil {
 			err = errors.Join(em.SetImpairment(req.Change, wan.AtoB, *req.To), em.SetImpairment(req.Change, wan.BtoA, *req.To))
+		}
+		switch {
+		case err != nil:
+		case req.Flood != nil && flood != nil:
+			err = errors.New("flooding already")
+		case req.Flood != nil:
+			flood, err = em.Flood(*req.Flood)
+		case req.FloodStop && flood != nil:
+			stats := flood.Stop()
+			rep.Flood, flood = &stats, nil
+		case req.FloodStop:
+			err = errors.New("not flooding")
 		}
 		if err != nil {
 			rep.Error = err.Error()
@@ -123,27 +145,29 @@ func dialEmulator(socket string) (*emulatorClient, error) {
 
 func (e *emulatorClient) Close() error { return e.conn.Close() }
 
-func (e *emulatorClient) ask(req emulatorRequest) ([]wan.LinkStats, error) {
+func (e *emulatorClient) ask(req emulatorRequest) (rep emulatorReply, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if err := e.conn.SetDeadline(time.Now().Add(emulatorTimeout)); err != nil {
-		return nil, fmt.Errorf("emulator: %w", err)
+		return rep, fmt.Errorf("emulator: %w", err)
 	}
 	if err := json.NewEncoder(e.conn).Encode(req); err != nil {
-		return nil, fmt.Errorf("emulator: %w", err)
+		return rep, fmt.Errorf("emulator: %w", err)
 	}
-	var rep emulatorReply
 	if err := e.in.Decode(&rep); err != nil {
-		return nil, fmt.Errorf("emulator: %w", err)
+		return rep, fmt.Errorf("emulator: %w", err)
 	}
 	if rep.Error != "" {
-		return nil, errors.New("emulator: " + rep.Error)
+		return rep, errors.New("emulator: " + rep.Error)
 	}
-	return rep.Links, nil
+	return rep, nil
 }
 
 // Stats returns the counters of all links.
-func (e *emulatorClient) Stats() ([]wan.LinkStats, error) { return e.ask(emulatorRequest{}) }
+func (e *emulatorClient) Stats() ([]wan.LinkStats, error) {
+	rep, err := e.ask(emulatorRequest{})
+	return rep.Links, err
+}
 
 // Darken switches a link off (true) or on.
 func (e *emulatorClient) Darken(link string, off bool) error {
@@ -155,6 +179,21 @@ func (e *emulatorClient) Darken(link string, off bool) error {
 func (e *emulatorClient) Change(link string, to wan.Impairment) error {
 	_, err := e.ask(emulatorRequest{Change: link, To: &to})
 	return err
+}
+
+// Flood sends junk to a NIC until StopFlood.
+func (e *emulatorClient) Flood(c wan.FloodConfig) error {
+	_, err := e.ask(emulatorRequest{Flood: &c})
+	return err
+}
+
+// StopFlood ends the flood and says what it did.
+func (e *emulatorClient) StopFlood() (wan.FloodStats, error) {
+	rep, err := e.ask(emulatorRequest{FloodStop: true})
+	if err != nil || rep.Flood == nil {
+		return wan.FloodStats{}, err
+	}
+	return *rep.Flood, nil
 }
 
 // pathResults turns counters taken before and after a run into the result's paths: border links only.

@@ -1,12 +1,14 @@
 package lab
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"time"
 
+	"github.com/landbridge/landbridge/bench/wan"
 	"github.com/landbridge/landbridge/internal/hint"
 )
 
@@ -14,6 +16,7 @@ import (
 const (
 	WorkloadBulk    = "bulk"
 	WorkloadObjects = "objects"
+	WorkloadCalls   = "calls"
 )
 
 // maxWindow bounds a run: traces and samples are kept in memory.
@@ -22,7 +25,7 @@ const maxWindow = time.Hour
 // RunOptions say what Run measures.
 type RunOptions struct {
 	Options
-	Workload string        // WorkloadBulk or WorkloadObjects
+	Workload string        // WorkloadBulk, WorkloadObjects or WorkloadCalls
 	Window   time.Duration // how long
 	Flows    int           // bulk: connections at once; 0 is 1
 	Upload   bool          // bulk: client to origin
@@ -32,6 +35,10 @@ type RunOptions struct {
 	Competitor        string
 	CompetitorCarrier string
 	Steps             []RateStep
+	// Junk is how many junk datagrams a second come at gateway sha's bond port on a carrier, from a host between its NIC
+	// and the link; 0 for none. JunkCarrier "" is the first in use.
+	Junk        int
+	JunkCarrier string
 }
 
 // maxFlows bounds the connections of a bulk run: each has a thread's worth of buffers.
@@ -39,18 +46,37 @@ const maxFlows = 1000
 
 func (o *RunOptions) check() error {
 	switch {
-	case o.Workload != WorkloadBulk && o.Workload != WorkloadObjects:
-		return fmt.Errorf("%w: workload %q, want %s or %s", ErrOptions, o.Workload, WorkloadBulk, WorkloadObjects)
+	case o.Workload != WorkloadBulk && o.Workload != WorkloadObjects && o.Workload != WorkloadCalls:
+		return fmt.Errorf("%w: workload %q, want %s, %s or %s", ErrOptions, o.Workload, WorkloadBulk, WorkloadObjects, WorkloadCalls)
 	case o.Window <= 0 || o.Window > maxWindow:
 		return fmt.Errorf("%w: %v, want more than 0 s and at most %v", ErrOptions, o.Window, maxWindow)
 	case o.Flows < 0 || o.Flows > maxFlows:
 		return fmt.Errorf("%w: %d flows, want 1 to %d", ErrOptions, o.Flows, maxFlows)
 	case o.Bytes < 0:
 		return fmt.Errorf("%w: %d bytes, want 0 or more", ErrOptions, o.Bytes)
-	case o.Workload == WorkloadObjects && (o.Flows > 1 || o.Upload || o.Bytes > 0):
+	case o.Workload != WorkloadBulk && (o.Flows > 1 || o.Upload || o.Bytes > 0):
 		return fmt.Errorf("%w: flows, upload and bytes are for the bulk workload", ErrOptions)
 	}
+	if o.Workload == WorkloadCalls {
+		if err := o.checkCalls(); err != nil {
+			return err
+		}
+	}
 	return o.checkBesides()
+}
+
+// checkCalls is for the one workload that is not TCP.
+func (o *RunOptions) checkCalls() error {
+	w, err := wayNamed(cmp.Or(o.Via, ViaLandbridge))
+	switch {
+	case err != nil:
+		return err
+	case w.forwards || w.multipath:
+		return fmt.Errorf("%w: %s carries TCP alone, and calls are UDP", ErrOptions, w.name)
+	case w.name == ViaLandbridge && !o.NoAgent:
+		return hint.With(fmt.Errorf("%w: calls are direct flows, which enter at gateway sha", ErrOptions), "add --no-agent")
+	}
+	return nil
 }
 
 // checkBesides is for what happens beside the workload.
@@ -63,6 +89,10 @@ func (o *RunOptions) checkBesides() error {
 		return fmt.Errorf("%w: competitor %q, want %s or %s", ErrOptions, o.Competitor, ViaTCPCubic, ViaTCPBBR)
 	case o.Competitor != "" && !(slices.Contains(carriers, o.CompetitorCarrier) && used(o.CompetitorCarrier)):
 		return fmt.Errorf("%w: competitor on carrier %q, which is not in use", ErrOptions, o.CompetitorCarrier)
+	case o.Junk < 0 || o.Junk > wan.MaxFloodRate:
+		return fmt.Errorf("%w: %d junk packets a second, want 0 to %d", ErrOptions, o.Junk, wan.MaxFloodRate)
+	case o.JunkCarrier != "" && (o.Junk == 0 || !slices.Contains(carriers, o.JunkCarrier) || !used(o.JunkCarrier)):
+		return fmt.Errorf("%w: junk on carrier %q, which is not in use, or there is none", ErrOptions, o.JunkCarrier)
 	case len(o.Steps) > maxSteps:
 		return fmt.Errorf("%w: %d rate steps, want at most %d", ErrOptions, len(o.Steps), maxSteps)
 	}

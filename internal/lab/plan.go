@@ -67,10 +67,14 @@ type Options struct {
 	NoAgent  bool     // the client sits straight behind gateway sha
 	Via      string   // one of ViaNames; "" is ViaLandbridge
 	Carriers []string // of ct, cu, cm; nil: all, or the best where the way takes one
+	Guard    string   // of the gateways' carrier NICs: off, observe or enforce; "" is the fleet document's default
 	// Programs is the directory of landbridge-gateway, landbridge-agent and landbridge, and of other tools that are not
 	// in the PATH; "" is the running program's.
 	Programs string
 }
+
+// GuardModes are the values of Options.Guard.
+var GuardModes = []string{"off", "observe", "enforce"}
 
 var nameShape = regexp.MustCompile(`^[a-z][a-z0-9]{0,7}$`) // leaves room for "-origin" and the device names
 
@@ -88,6 +92,9 @@ func (o Options) normalise() (Options, error) {
 	w, err := wayNamed(o.Via)
 	if err != nil {
 		return o, err
+	}
+	if o.Guard != "" && !slices.Contains(GuardModes, o.Guard) {
+		return o, fmt.Errorf("%w: guard %q, want one of %s", ErrOptions, o.Guard, strings.Join(GuardModes, ", "))
 	}
 	for i, c := range o.Carriers {
 		if !slices.Contains(carriers, c) {

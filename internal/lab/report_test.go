@@ -218,10 +218,15 @@ func TestResultJSONHasTheAgreedFields(t *testing.T) {
 	bulk.Competitor, bulk.Steps = &CompetitorResult{Via: ViaTCPBBR, Carrier: "ct"}, []StepResult{{Carrier: "ct", FromMbit: 50, ToMbit: 16}}
 	onlyBulk := []string{"jain", "first_second_share", "outages", "stall_ms_p99", "competitor", "steps"}
 	objs.setObjects(ObjectsResult{Bytes: 180_000, Elapsed: time.Second, SumOK: true, Warm: []time.Duration{164 * ms, 328 * ms}, Fresh: []time.Duration{200 * ms}})
+	talk := &Result{BestPathRTT: 160}
+	talk.setCalls(CallsResult{
+		Calls: 20, Elapsed: time.Second, Bytes: 180_000, Sent: 4, Lost: 1, Delays: []time.Duration{80 * ms, 81 * ms, 99 * ms}, GapMax: 41 * ms, MOS: 4.2, MOSWorst: 4, SumOK: true,
+	})
+	callFields := []string{"calls", "packets", "loss", "owd_p50_ms", "owd_p99_ms", "gap_max_ms", "mos", "mos_worst"}
 	for name, tc := range map[string]struct {
 		r    *Result
 		want []string
-	}{"bulk": {bulk, append(onlyBulk, common...)}, "objects": {objs, append(objects, common...)}} {
+	}{"bulk": {bulk, append(onlyBulk, common...)}, "objects": {objs, append(objects, common...)}, "calls": {talk, append(callFields, common...)}} {
 		tc.r.setWire(paths)
 		var b bytes.Buffer
 		if err := tc.r.WriteJSON(&b); err != nil {
@@ -248,6 +253,9 @@ func TestResultJSONHasTheAgreedFields(t *testing.T) {
 	}
 	if objs.P50OfRTT != 1 || objs.P99OfRTT != 2 || objs.StallMSMax != 328 {
 		t.Errorf("objects: %+v", objs.ObjectFigures)
+	}
+	if f := *talk.CallFigures; f != (CallFigures{20, 4, 0.25, 81, 99, 41, 4.2, 4}) || talk.StallMSMax != 41 {
+		t.Errorf("calls: %+v", f)
 	}
 	if bulk.Failed() != "" {
 		t.Errorf("failed: %s", bulk.Failed())

@@ -15,7 +15,7 @@ import (
 // workload are left out.
 type Result struct {
 	Scenario string   `json:"scenario"`
-	Workload string   `json:"workload"` // bulk or objects
+	Workload string   `json:"workload"` // bulk, objects or calls
 	Via      string   `json:"via"`      // one of ViaNames
 	Seed     uint64   `json:"seed"`
 	Seconds  float64  `json:"seconds"` // measured
@@ -47,10 +47,12 @@ type Result struct {
 	Paths map[string]PathResult `json:"paths"`
 
 	*ObjectFigures
+	*CallFigures
 	*OutageFigures
 
 	Competitor *CompetitorResult `json:"competitor,omitempty"`
 	Steps      []StepResult      `json:"steps,omitempty"`
+	Junk       *JunkResult       `json:"junk,omitempty"`
 
 	CPUSeconds map[string]float64 `json:"cpu_seconds"` // user and system time of each process during the run
 	// OtherCPU is the processor time of everything else on the machine, interrupts included.
@@ -86,6 +88,20 @@ type ObjectFigures struct {
 	FreshP99     float64 `json:"fresh_p99_ms"`
 	P50OfRTT     float64 `json:"p50_of_rtt"`
 	P99OfRTT     float64 `json:"p99_of_rtt"`
+}
+
+// CallFigures are the calls workload's part of a Result: over both directions of all calls.
+type CallFigures struct {
+	Calls    int     `json:"calls"`
+	Packets  int     `json:"packets"`
+	CallLoss float64 `json:"loss"`
+	OWDP50   float64 `json:"owd_p50_ms"` // one-way delay of what arrived
+	OWDP99   float64 `json:"owd_p99_ms"`
+	GapMax   float64 `json:"gap_max_ms"` // the longest time in which nothing arrived in one direction of a call; 20 is none
+	// MOS is the E-model's mean opinion score (ITU-T G.107) of the worse half of each call, with the best fixed playout
+	// time: the mean over the calls, and that of the worst.
+	MOS      float64 `json:"mos"`
+	MOSWorst float64 `json:"mos_worst"`
 }
 
 // OutageFigures are a Result's part where links go dark again and again: the longest stall around each outage.
@@ -153,7 +169,23 @@ func (r *Result) setObjects(o ObjectsResult) {
 	r.ObjectFigures = f
 }
 
-// setWire fills what the emulator counted; call it after setBulk or setObjects.
+func (r *Result) setCalls(c CallsResult) {
+	r.Seconds = round(c.Elapsed.Seconds(), 3)
+	r.GoodputMbit = mbit(c.Bytes, c.Elapsed)
+	r.PayloadBytes = c.Bytes
+	r.SHA256OK = c.SumOK
+	r.StallMSMax = millis(c.GapMax)
+	f := &CallFigures{
+		Calls: c.Calls, Packets: c.Sent, OWDP50: millis(Quantile(c.Delays, 0.5)), OWDP99: millis(Quantile(c.Delays, 0.99)),
+		GapMax: millis(c.GapMax), MOS: round(c.MOS, 3), MOSWorst: round(c.MOSWorst, 3),
+	}
+	if c.Sent > 0 {
+		f.CallLoss = round(float64(c.Lost)/float64(c.Sent), 5)
+	}
+	r.CallFigures = f
+}
+
+// setWire fills what the emulator counted; call it after setBulk, setObjects or setCalls.
 func (r *Result) setWire(paths map[string]PathResult) {
 	r.WireBytes = 0
 	for _, p := range paths {
@@ -197,16 +229,23 @@ func (r *Result) WriteTable(w io.Writer) error {
 		behind = "client - sha"
 	}
 	row("run", "%s %s, seed %d, %.1f s, %s, %s", r.Scenario, r.Workload, r.Seed, r.Seconds, way, behind)
-	row("goodput", "%.1f Mbit/s of %.1f possible (%.2f), first second %.1f", r.GoodputMbit, r.LimitMbit, r.OfLimit, r.FirstSecondMbit)
+	if r.CallFigures == nil {
+		row("goodput", "%.1f Mbit/s of %.1f possible (%.2f), first second %.1f", r.GoodputMbit, r.LimitMbit, r.OfLimit, r.FirstSecondMbit)
+	}
 	if r.Flows > 1 {
 		row("flows", "%d, Jain index %.3f", r.Flows, r.Jain)
 	}
-	if o := r.ObjectFigures; o != nil {
+	o, c := r.ObjectFigures, r.CallFigures
+	switch {
+	case c != nil:
+		row("calls", "%d: MOS %.2f (worst %.2f), %.2f %% of %d packets lost, longest gap %.0f ms", c.Calls, c.MOS, c.MOSWorst, 100*c.CallLoss, c.Packets, c.GapMax)
+		row("one way", "p50 %.1f  p99 %.1f ms; the best path's round trip is %.1f ms", c.OWDP50, c.OWDP99, r.BestPathRTT)
+	case o != nil:
 		row("best path", "%.1f ms round trip", r.BestPathRTT)
 		row("warm objects", "%d: p50 %.0f  p90 %.0f  p99 %.0f  max %.0f ms (p50 %.2f, p99 %.2f of the best path)",
 			o.Objects, o.P50, o.P90, o.P99, o.Max, o.P50OfRTT, o.P99OfRTT)
 		row("fresh objects", "%d: p50 %.0f  p90 %.0f  p99 %.0f ms", o.FreshObjects, o.FreshP50, o.FreshP90, o.FreshP99)
-	} else {
+	default:
 		row("longest stall", "%.0f ms (first byte after %.0f ms)", r.StallMSMax, r.FirstByteMS)
 	}
 	if o := r.OutageFigures; o != nil {
@@ -214,6 +253,9 @@ func (r *Result) WriteTable(w io.Writer) error {
 	}
 	if c := r.Competitor; c != nil {
 		row("competitor", "%s on %s: %.1f Mbit/s, %.2f of the carrier, %.2f left to the workload", c.Via, c.Carrier, c.GoodputMbit, c.Share, c.WorkloadShare)
+	}
+	if j := r.Junk; j != nil {
+		row("junk", "%s", j)
 	}
 	for _, s := range r.Steps {
 		row("rate step", "%s", s)

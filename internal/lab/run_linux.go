@@ -113,7 +113,7 @@ func ready(ctx context.Context, o Options) (lab *Lab, cold string, err error) {
 }
 
 // measure runs the workload between two readings of all counters.
-func (lab *Lab) measure(ctx context.Context, nw Network, o RunOptions) (*Result, *Trace, error) {
+func (lab *Lab) measure(ctx context.Context, nw kernelNetwork, o RunOptions) (*Result, *Trace, error) {
 	opt := lab.state.Options
 	res := &Result{
 		Scenario: opt.Scenario, Workload: o.Workload, Via: opt.Via, Seed: opt.Seed, Agent: !opt.NoAgent,
@@ -151,6 +151,10 @@ func (lab *Lab) measure(ctx context.Context, nw Network, o RunOptions) (*Result,
 		b, e := RunObjects(ctx, nw, ObjectsOptions{Seed: opt.Seed, Window: o.Window, OnEnd: onEnd, Watch: watch})
 		err = e
 		res.setObjects(b)
+	case WorkloadCalls:
+		b, e := RunCalls(ctx, nw, CallsOptions{Seed: opt.Seed, Window: o.Window, OnEnd: onEnd, Watch: watch})
+		err = e
+		res.setCalls(b)
 	}
 	besideErr := beside.close(res)
 	if trace == nil {

@@ -295,12 +295,21 @@ func TestBesidesOptions(t *testing.T) {
 	}{
 		{"none", func(*RunOptions) {}, true},
 		{"competitor", func(o *RunOptions) { o.Competitor, o.CompetitorCarrier = ViaTCPBBR, "cu" }, true},
+		{"calls through agents", func(o *RunOptions) { o.Workload = WorkloadCalls }, false},
+		{"calls", func(o *RunOptions) { o.Workload, o.NoAgent = WorkloadCalls, true }, true},
+		{"calls over plain routes", func(o *RunOptions) { o.Workload, o.Via = WorkloadCalls, ViaTCPBBR }, true},
+		{"calls through a port", func(o *RunOptions) { o.Workload, o.Via, o.NoAgent = WorkloadCalls, ViaKCPTun, true }, false},
+		{"calls one way", func(o *RunOptions) { o.Workload, o.NoAgent, o.Upload = WorkloadCalls, true, true }, false},
 		{"competitor nowhere", func(o *RunOptions) { o.Competitor = ViaTCPBBR }, false},
 		{"carrier without competitor", func(o *RunOptions) { o.CompetitorCarrier = "cu" }, false},
 		{"competitor of another kind", func(o *RunOptions) { o.Competitor, o.CompetitorCarrier = ViaKCPTun, "cu" }, false},
 		{"competitor on an unused carrier", func(o *RunOptions) {
 			o.Carriers, o.Competitor, o.CompetitorCarrier = []string{"ct"}, ViaTCPCubic, "cu"
 		}, false},
+		{"junk", func(o *RunOptions) { o.Junk, o.JunkCarrier = 1000, "cu" }, true},
+		{"junk on an unused carrier", func(o *RunOptions) { o.Carriers, o.Junk, o.JunkCarrier = []string{"ct"}, 1000, "cu" }, false},
+		{"less than no junk", func(o *RunOptions) { o.Junk = -1 }, false},
+		{"a carrier for no junk", func(o *RunOptions) { o.JunkCarrier = "cu" }, false},
 		{"step", func(o *RunOptions) { o.Steps = []RateStep{{"cm", 1e6, time.Second}} }, true},
 		{"step on an unused carrier", func(o *RunOptions) {
 			o.Carriers, o.Steps = []string{"ct"}, []RateStep{{"cm", 1e6, time.Second}}

@@ -22,7 +22,7 @@ func (s sessionSource) AcceptSession(ctx context.Context) (tunnel.Session, error
 type session struct {
 	*bond.Session
 	ctx    context.Context // of the peer: it ends with RemovePeer and Close
-	opened atomic.Bool
+	opened atomic.Bool     // the first lane, or accepted
 }
 
 // OpenLane opens one interactive lane at once and all others only when the paths' rates are known: their QUIC
@@ -30,11 +30,8 @@ type session struct {
 // replaced then.
 func (s *session) OpenLane(c tunnel.Class) (tunnel.Lane, error) {
 	if c != tunnel.Interactive || s.opened.Swap(true) {
-		select {
-		case <-s.Started():
-		case <-s.Done():
-		case <-s.ctx.Done():
-			return nil, s.ctx.Err()
+		if err := s.wait(s.ctx); err != nil {
+			return nil, err
 		}
 	}
 	l, err := s.Session.OpenLane(bond.Class(c))
@@ -44,7 +41,25 @@ func (s *session) OpenLane(c tunnel.Class) (tunnel.Lane, error) {
 	return lane{l}, nil
 }
 
+// wait waits until the paths' rates and packet sizes are known, or the session has ended.
+func (s *session) wait(ctx context.Context) error {
+	select {
+	case <-s.Started():
+	case <-s.Done():
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return nil
+}
+
+// AcceptLane accepts the first lane at once, too. The peer's rates may be known to it before ours are to us, and a lane keeps
+// the packet size that it is accepted with.
 func (s *session) AcceptLane(ctx context.Context) (tunnel.Lane, error) {
+	if s.opened.Swap(true) {
+		if err := s.wait(ctx); err != nil {
+			return nil, err
+		}
+	}
 	l, err := s.Session.AcceptLane(ctx)
 	if err != nil {
 		return nil, err

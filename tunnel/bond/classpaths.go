@@ -44,11 +44,19 @@ func (b *Bond) SetClassPaths(c Class, order []uint8) error {
 	return nil
 }
 
-// allowedPaths is the set of paths, a bit each, that packets of the class may use now. Called with mu held.
-func (s *Session) allowedPaths(c Class) (set uint32) {
+// pathSet is a set of paths, by number.
+type pathSet uint16
+
+const allPaths pathSet = 1<<maxPaths - 1
+
+// wireSize is what a lane packet of n bytes takes on a link.
+func wireSize(n int) int { return n + headerSize + tagSize + frameOverhead }
+
+// allowedPaths is the set of paths that packets of the class may use now. Called with mu held.
+func (s *Session) allowedPaths(c Class) (set pathSet) {
 	cp := &s.b.classes[c]
 	if !cp.set {
-		return 1<<maxPaths - 1
+		return allPaths
 	}
 	for _, p := range s.b.paths {
 		if cp.rank[p.id] != 0 && s.carries(p) && !p.blocked() && (c != Bulk || !s.leftOut(p)) {
@@ -56,31 +64,32 @@ func (s *Session) allowedPaths(c Class) (set uint32) {
 		}
 	}
 	if set == 0 {
-		return 1<<maxPaths - 1
+		return allPaths
 	}
 	return set
 }
 
 // prefer is the path that the class's order names before best and that is nearly as early, else best. Called with mu held.
-func (s *Session) prefer(at stamp, c Class, size int, set uint32, best *pathTx, earliest stamp) *pathTx {
+func (s *Session) prefer(at stamp, c Class, n int, set pathSet, best *pathTx, earliest stamp) *pathTx {
 	cp, within := &s.b.classes[c], us(preferWithin[c])
 	if !cp.set || within == 0 {
 		return best
 	}
 	for _, p := range s.b.paths {
 		if p == best || set>>p.id&1 == 0 || cp.rank[p.id] == 0 || cp.rank[best.id] != 0 && cp.rank[p.id] > cp.rank[best.id] ||
-			!s.takes(p, size) || p.nextFree > at+us(preferPacer) {
+			!s.hasRoom(p, n) || p.nextFree > at+us(preferPacer) {
 			continue
 		}
-		if s.arrival(at, p, size, false) <= earliest+within {
+		if s.arrival(at, p, n, false) <= earliest+within {
 			best = p
 		}
 	}
 	return best
 }
 
-// takes tells whether a path has room for a packet of size bytes, its pacer apart.
-func (s *Session) takes(p *pathTx, size int) bool {
-	return s.carries(p) && p.inflight+int64(size) <= p.ctrl.InflightCap() && !p.full() &&
+// hasRoom tells whether a path may carry a lane packet of n bytes now, its pacer apart.
+func (s *Session) hasRoom(p *pathTx, n int) bool {
+	size := wireSize(n)
+	return s.carries(p) && p.takes(n) && p.inflight+int64(size) <= p.ctrl.InflightCap() && !p.full() &&
 		(p.validated || p.unvalBytes+size <= maxUnvalidated)
 }

@@ -102,7 +102,7 @@ func TestClassPathsPick(t *testing.T) {
 		for _, p := range b.paths {
 			p.nextFree = at
 		}
-		if q := sb.other(at, Interactive, b.paths[1], 1000); q != nil {
+		if q := sb.other(at, Interactive, 1<<b.paths[1].id, 1000); q != nil {
 			t.Errorf("a copy may go on %s, which the class must not use", q.name)
 		}
 	})

@@ -14,9 +14,9 @@ const (
 	// activeFor is how long a path counts for the common delay after its last packet of the lane.
 	activeFor = time.Second
 
-	// A direction of a lane that has received leanAfter packets in a row under fullSize carries QUIC's acknowledgements
-	// and window updates alone, for which loss and order do not matter: its common delay is short. It is back before the
-	// next data, as an idle lane has the full one: a delay that grows under data would be a stall.
+	// A direction of a lane that has received leanAfter packets in a row under fullSize, or none for activeFor, carries
+	// QUIC's acknowledgements and window updates at the most, for which loss and order do not matter: its common delay is
+	// short, and QUIC's round trip with it. The first packet of data brings the full one back.
 	fullSize  = 600
 	leanAfter = 200
 
@@ -53,10 +53,10 @@ func (s *Session) above(at stamp, l *laneRx) time.Duration {
 	return s.bulkMargin(l.young)
 }
 
-// lean tells whether QUIC's acknowledgements are all that comes. A young lane is not: data that followed would make the
-// round trip grow in QUIC's slow start.
+// lean tells whether nothing but QUIC's acknowledgements comes. A young lane is not lean: data that followed would make
+// the round trip grow in QUIC's slow start.
 func (l *laneRx) lean(at stamp) bool {
-	return !l.young && l.small > leanAfter && at-l.lastAt < us(activeFor)
+	return !l.young && (l.small > leanAfter || at-l.lastAt > us(activeFor))
 }
 
 // bulkMargin is above for a lane that carries bulk data: the round trip shall hide a packet lost twice, and most of

@@ -34,31 +34,33 @@ type Lane struct {
 	room   chan struct{} // the queue has room again
 
 	closedAt stamp // 0: open; guarded by the bond's mutex
+	size     int   // of the largest packet; 0: not accepted yet; guarded by the bond's mutex
 	touched  bool  // packets came in this batch
 
 	readDeadline atomic.Int64 // unix ns; 0: none
 	stalled      atomic.Bool  // WriteTo ran into writeStall and nothing moved since
 
-	remote net.Addr                   // made once: quic-go is given it with each packet
-	timer  atomic.Pointer[time.Timer] // of a WriteTo that waited
+	local, remote net.Addr // made once: quic-go is given them with each packet
+
+	timer atomic.Pointer[time.Timer] // of a WriteTo that waited
 
 	conn    atomic.Pointer[quic.Conn]
 	backlog backlog // only used by the reader
 }
 
-type laneAddr struct {
-	peer string
-	lane uint8
+// laneAddr is a lane's name. quic-go compares the texts of the addresses of each packet it receives.
+type laneAddr string
+
+func newLaneAddr(peer string, lane uint8) laneAddr {
+	return laneAddr(fmt.Sprintf("%s/%v.%d", peer, laneClass(lane), lane%lanesPerClass))
 }
 
 func (a laneAddr) Network() string { return "bond" }
-func (a laneAddr) String() string {
-	return fmt.Sprintf("%s/%v.%d", a.peer, laneClass(a.lane), a.lane%lanesPerClass)
-}
+func (a laneAddr) String() string  { return string(a) }
 
 func newLane(s *Session, id uint8) *Lane {
 	return &Lane{s: s, id: id, tx: newLaneTx(id, laneClass(id)), rx: newLaneRx(id, laneClass(id)),
-		closed: make(chan struct{}), room: make(chan struct{}, 1), remote: laneAddr{s.b.cfg.Name, id}}
+		closed: make(chan struct{}), room: make(chan struct{}, 1), local: newLaneAddr("local", id), remote: newLaneAddr(s.b.cfg.Name, id)}
 }
 
 // Class returns the lane's class.
@@ -68,21 +70,16 @@ func (l *Lane) Class() Class { return laneClass(l.id) }
 func (l *Lane) ID() int { return int(l.id) }
 
 // LocalAddr and RemoteAddr name the lane; there is no IP address to it.
-func (l *Lane) LocalAddr() net.Addr  { return laneAddr{"local", l.id} }
+func (l *Lane) LocalAddr() net.Addr  { return l.local }
 func (l *Lane) RemoteAddr() net.Addr { return l.remote }
 
-// MaxPacketSize is the largest packet WriteTo takes: what fits every path of the bond.
+// MaxPacketSize is the largest packet WriteTo takes: what fitted every path that carries the lane's class when the lane was
+// opened or accepted. It stays, as a QUIC connection's packet size does; see [Lane.Fit].
 func (l *Lane) MaxPacketSize() int {
 	b := l.s.b
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	size := 1500 - 28
-	for _, p := range b.paths {
-		if !p.removed {
-			size = min(size, p.mtu())
-		}
-	}
-	return size - Overhead
+	return l.size
 }
 
 // SetConn lets the lane watch the connection that reads from it, so that its receive queue never overflows.

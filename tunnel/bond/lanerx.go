@@ -58,11 +58,12 @@ type laneRx struct {
 	holes     int   // runs of them
 	holding   bool  // too much missing at once: in order until it came
 	holdSince stamp // start of the hold
+	held      bool  // for holdAtMost, in vain: the line goes on until less is missing
 
 	common    int64 // common delay of an equalised lane, µs against the clock offset; 0 with !haveCommon
 	commonAt  stamp
 	haveDelay bool
-	small     int             // packets under fullSize in a row, without a pause of activeFor
+	small     int             // packets under fullSize in a row
 	lastAt    stamp           // newest packet
 	active    [maxPaths]stamp // newest packet of the lane by path
 
@@ -116,17 +117,22 @@ func (l *laneRx) source(now stamp, seq uint64, payload []byte, sent stamp) {
 		return
 	}
 	l.received++
-	if len(payload) >= fullSize || now-l.lastAt > us(activeFor) {
-		l.small = 0
-	} else {
-		l.small++
-	}
-	l.lastAt = now
+	l.note(now, len(payload))
 	l.newest = max(l.newest, sent)
 	if l.dec != nil {
 		l.rec = l.dec.Source(seq, payload, l.rec[:0])
 		l.putRecovered(now)
 	}
+}
+
+// note keeps count of what tells a lean direction.
+func (l *laneRx) note(now stamp, n int) {
+	if n >= fullSize {
+		l.small = 0
+	} else {
+		l.small++
+	}
+	l.lastAt = now
 }
 
 // repair takes a repair symbol.
@@ -205,8 +211,8 @@ func (l *laneRx) put(now stamp, seq uint64, payload []byte, sent stamp) bool {
 			l.holes++
 		}
 		l.hand(s)
-		if l.holding && !l.tooMany(0, holdHolesUntil, holdLateUntil) {
-			l.holding = false
+		if (l.holding || l.held) && !l.tooMany(0, holdHolesUntil, holdLateUntil) {
+			l.holding, l.held = false, false
 		}
 	}
 	return true
@@ -238,7 +244,8 @@ func (l *laneRx) releaseInLine(now stamp) stamp {
 			continue
 		}
 		if s.state == slotHeld {
-			if l.equalised() && !l.holding && s.due > now {
+			l.holding = false // what the line was held for has come
+			if l.equalised() && s.due > now {
 				return s.due
 			}
 			l.hand(s)
@@ -250,7 +257,7 @@ func (l *laneRx) releaseInLine(now stamp) stamp {
 			if now-l.holdSince < us(holdAtMost) {
 				return l.holdSince + us(holdAtMost)
 			}
-			l.holding = false
+			l.holding, l.held = false, true
 		}
 		next := l.scan + 1
 		for next < l.high && l.slot(next).state != slotHeld {
@@ -262,7 +269,7 @@ func (l *laneRx) releaseInLine(now stamp) stamp {
 		if due := l.slot(next).due; due > now {
 			return due
 		}
-		if l.class != Realtime && l.tooMany(int(next-l.scan), holdHoles, holdLate) {
+		if l.class != Realtime && !l.held && l.tooMany(int(next-l.scan), holdHoles, holdLate) {
 			l.holding, l.holdSince = true, now
 			l.holds++
 			continue

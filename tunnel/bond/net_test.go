@@ -210,13 +210,17 @@ func (w *world) close() {
 	w.b.host.Close()
 }
 
-// quicConfig keeps to packets of 1280 bytes: with larger ones and no MTU discovery quic-go's pacer thinks in the smaller
+// quicConfig keeps to packets of 1280 bytes, or the lane's largest: with larger ones and no MTU discovery quic-go's pacer thinks in the smaller
 // size and its run loop spins until the clock has moved, which it never does in virtual time.
-func quicConfig(_ *Lane) *quic.Config {
+func quicConfig(l *Lane) *quic.Config {
+	size := 1280
+	if l != nil {
+		size = min(size, l.MaxPacketSize())
+	}
 	return &quic.Config{
 		InitialStreamReceiveWindow: 64 << 20, MaxStreamReceiveWindow: 64 << 20,
 		InitialConnectionReceiveWindow: 128 << 20, MaxConnectionReceiveWindow: 128 << 20,
-		DisablePathMTUDiscovery: true, InitialPacketSize: 1280, MaxIdleTimeout: 30 * time.Second,
+		DisablePathMTUDiscovery: true, InitialPacketSize: uint16(size), MaxIdleTimeout: 30 * time.Second,
 	}
 }
 

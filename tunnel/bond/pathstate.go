@@ -26,6 +26,9 @@ func (s *Session) advance(now time.Time, at stamp, p *pathTx) {
 		if p.ctrl.State() == rateStartup || p.ctrl.State() == rateDrain {
 			limit *= 3 // it fills queues, its own and those that reports wait in
 		}
+		if !s.heardElsewhere(p, from) {
+			limit *= 2 // nowhere to go from here; or this process slept, and reports wait to be read
+		}
 		// Reports come after a round trip at the latest of the path they took, and every reportIdle.
 		if at-from > us(s.slowestRTT(p)+limit) {
 			p.clean = 0
@@ -48,6 +51,16 @@ func (s *Session) advance(now time.Time, at stamp, p *pathTx) {
 	}
 }
 
+// heardElsewhere tells whether anything was acknowledged on another path that is up since the given time.
+func (s *Session) heardElsewhere(p *pathTx, since stamp) bool {
+	for _, q := range s.b.paths {
+		if q != p && q.usable() && q.lastAck > since {
+			return true
+		}
+	}
+	return false
+}
+
 func (s *Session) setState(at stamp, p *pathTx, to PathState) {
 	from := p.state
 	switch {
@@ -59,6 +72,7 @@ func (s *Session) setState(at stamp, p *pathTx, to PathState) {
 		s.b.pathEvents++
 	case to == PathUp:
 		p.lastAck = at
+		p.search.check() // it may come back by another way
 	}
 	if to == PathUp && from != PathOpening || to == PathDown {
 		s.b.host.log.Info("path "+to.String(), "peer", s.b.cfg.Name, "path", p.name, "was", from)

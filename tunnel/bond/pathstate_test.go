@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/landbridge/landbridge/bench/wan"
+	"github.com/landbridge/landbridge/tunnel/bond/rate"
 )
 
 // TestSilenceSeenByReport: a path that is found silent when a report comes, between two ticks, hands its packets over
@@ -30,6 +31,7 @@ func TestSilenceSeenByReport(t *testing.T) {
 			s.transmit(now, at, l, uint64(i), o, b.paths[0])
 		}
 		now, at = now.Add(time.Second), at+us(time.Second)
+		b.paths[1].lastAck = at
 		s.onReport(now, at, s.lastReportNo+1, &report{paths: []pathReport{{largest: uint32(b.paths[0].largest)}}})
 		if st := b.paths[0].state; st != PathSuspect {
 			t.Fatalf("path is %v after a second without an answer, want suspect", st)
@@ -195,4 +197,50 @@ func TestNothingLeaks(t *testing.T) {
 			t.Errorf("20 sessions that ended hold %d KB", grown>>10)
 		}
 	})
+}
+
+// TestSilenceEverywhere: a path silent while another one delivers is given up soon; silent with all others, which may be
+// this machine's own doing and leaves nowhere to go, it gets twice the time.
+func TestSilenceEverywhere(t *testing.T) {
+	for _, tc := range []struct {
+		name      string
+		otherIsUp bool
+		after     time.Duration
+	}{
+		{"another delivers", true, suspectAfter},
+		{"none delivers", false, 2 * suspectAfter},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				r := newRig(t, 2, false)
+				s, _ := r.establish(t)
+				now, at := s.b.host.now()
+				const rtt = 100 * time.Millisecond
+				for _, p := range s.b.paths {
+					p.acked, p.rtt = true, rtt
+					p.ctrl = rate.New(rate.Config{})
+					s.setState(at, p, PathUp)
+				}
+				p := s.b.paths[0]
+				for range busyPackets {
+					s.b.emit(now, at, p, header{kind: kindPadding}, nil, true, false)
+				}
+				s.b.out.n = 0
+				limit := 3*tc.after + rtt // three times in Startup
+				for _, d := range []time.Duration{limit, limit + time.Millisecond} {
+					if tc.otherIsUp {
+						s.b.paths[1].lastAck = at + us(d)
+					}
+					s.advance(now.Add(d), at+us(d), p)
+					want := PathUp
+					if d > limit {
+						want = PathSuspect
+					}
+					if p.state != want {
+						t.Errorf("%v after %v without an answer, want %v", p.state, d, want)
+					}
+				}
+			})
+		})
+	}
 }

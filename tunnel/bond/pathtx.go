@@ -67,6 +67,7 @@ type sentRecord struct {
 	eliciting bool
 	source    bool // carries the lane packet laneSeq
 	resolved  bool
+	probe     bool // of a size, which may well be too large: its loss says nothing else
 	limited   bool // the path had had credit left over before it: the application set the pace
 }
 
@@ -114,6 +115,7 @@ type pathTx struct {
 	learned     uint8 // for a path learned from the peer: its number there plus one
 	heard       stamp // when a handshake or another address last named the path
 	tailChecked uint64
+	search      mtuSearch
 
 	reorder     time.Duration
 	rtt         time.Duration // smoothed, of probes and reports
@@ -152,6 +154,7 @@ func (p *pathTx) setRemote(a netip.AddrPort) {
 	p.remote = a
 	p.validated, p.validFrom = false, p.next
 	p.unvalBytes = 0
+	p.search.reset(p.uplink.mtu)
 }
 
 // reset forgets what belongs to a session; the rate controller's knowledge of the path stays.
@@ -168,6 +171,7 @@ func (p *pathTx) reset() {
 		p.ctrl = rate.New(rate.Config{Cap: p.limit, InitialRate: p.ctrl.Bandwidth() / 2})
 	}
 	p.reorder = 4 * time.Millisecond
+	p.search.reset(p.uplink.mtu)
 	clear(p.ring)
 }
 
@@ -267,6 +271,7 @@ func (p *pathTx) onReport(now time.Time, at stamp, s *pathReport, lost []lostRef
 		if !gone {
 			limited = limited || r.limited
 			p.resolve(r)
+			p.search.acked(at, p.packetSize(r), r.probe)
 			p.fates.Packets++
 			ackPkts++
 			continue
@@ -275,6 +280,10 @@ func (p *pathTx) onReport(now time.Time, at stamp, s *pathReport, lost []lostRef
 			continue // may still come
 		}
 		p.resolve(r)
+		p.search.lost(p.packetSize(r), r.probe)
+		if r.probe {
+			continue
+		}
 		if r.eliciting {
 			lostPkts++
 			p.newlyLostB += int64(r.size)
@@ -347,7 +356,9 @@ func (p *pathTx) giveUp(lost []lostRef) []lostRef {
 		if r.source {
 			lost = append(lost, lostRef{r.lane, p.id, r.laneSeq, seq})
 		}
-		p.lose(seq)
+		if !r.probe {
+			p.lose(seq)
+		}
 	}
 	p.low = p.next
 	return lost
@@ -373,14 +384,6 @@ func (p *pathTx) onRTT(rtt time.Duration) {
 	}
 	p.rtt += (rtt - p.rtt) / 8
 	p.rttMin = min(p.rttMin, rtt)
-}
-
-// mtu is the largest datagram the path takes.
-func (p *pathTx) mtu() int {
-	if p.remote.Addr().Is6() && !p.remote.Addr().Is4In6() {
-		return p.uplink.mtu - 48
-	}
-	return p.uplink.mtu - 28
 }
 
 // onEcho takes the answer to a probe.

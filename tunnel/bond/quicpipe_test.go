@@ -133,7 +133,7 @@ func (e *pipeEnd) SetReadDeadline(t time.Time) error {
 	return nil
 }
 
-func (e *pipeEnd) LocalAddr() net.Addr              { return laneAddr{e.name, 0} }
+func (e *pipeEnd) LocalAddr() net.Addr              { return newLaneAddr(e.name, 0) }
 func (e *pipeEnd) RemoteAddr() net.Addr             { return e.peer.LocalAddr() }
 func (e *pipeEnd) SetDeadline(t time.Time) error    { return e.SetReadDeadline(t) }
 func (e *pipeEnd) SetWriteDeadline(time.Time) error { return nil }

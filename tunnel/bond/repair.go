@@ -124,7 +124,7 @@ func (s *Session) sendRepair(now time.Time, at stamp, l *Lane) (bool, stamp) {
 	}
 	// Over another path than the one it protects, and the tail's repairs in turn over all others.
 	avoid := t.lastPath
-	p, wait := s.pick(at, t.class, pickAgain, maxPacket, avoid)
+	p, wait := s.pick(at, t.class, pickAgain, t.enc.Size(first, n), avoid)
 	if p == nil {
 		return false, wait
 	}

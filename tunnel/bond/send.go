@@ -6,6 +6,7 @@ import (
 	"math"
 	"net"
 	"net/netip"
+	"syscall"
 	"time"
 )
 
@@ -29,20 +30,10 @@ const (
 	tailAfter = 1500 * time.Microsecond
 	// fillBatch bounds the datagrams of one turn, so that the mutex is not held for long.
 	fillBatch = 96
-	// bulkFloor: every so many packets of higher classes, bulk goes once.
-	bulkFloor = 10
+	// bulkFloor: every so many packets of higher classes, bulk goes once. A fifth is what keeps its lanes' windows.
+	bulkFloor = 4
 	// tailRetry is the sender's own timer: a packet without any word for this long beyond a round trip is sent again.
 	tailRetry = 60 * time.Millisecond
-	// copyDebt is how far ahead of its pacer a path may be for the second copy of a packet.
-	copyDebt = 5 * time.Millisecond
-	// copyAfter is how much later the second copy goes where there is only one path: a burst of loss is over by then.
-	// maxCopies bounds those that wait; more are not made.
-	copyAfter = 12 * time.Millisecond
-	maxCopies = 1024
-	// leftOutDelay and leftOutShare: a path that is later than the best by more than the one and carries less than the
-	// other of the bond's rate would cost a bulk lane more in round trip than it brings.
-	leftOutDelay = 150 * time.Millisecond
-	leftOutShare = 0.05
 )
 
 // outBatch holds the datagrams of one turn of the run loop. Filled under the mutex, sealed and written without it.
@@ -51,7 +42,10 @@ type outBatch struct {
 	dgs  [fillBatch + 48]outDatagram
 	bufs [fillBatch + 48][]byte
 	ms   []Message
+	who  []uint8 // the paths of ms
 	tag  tagger
+
+	refused []refusal
 }
 
 type outDatagram struct {
@@ -101,20 +95,25 @@ func (b *Bond) flush() bool {
 		if u == nil {
 			continue
 		}
-		o.ms = o.ms[:0]
+		o.ms, o.who = o.ms[:0], o.who[:0]
 		for j := i; j < o.n; j++ {
 			if o.dgs[j].sock == u {
 				o.ms = append(o.ms, Message{Buf: o.bufs[j], Addr: o.dgs[j].to})
+				o.who = append(o.who, o.dgs[j].path)
 				o.dgs[j].sock = nil
 			}
 		}
-		u.write(b, o.ms)
+		u.write(b, o.ms, o.who)
+	}
+	if len(o.refused) > 0 {
+		b.refused(o.refused)
+		o.refused = o.refused[:0]
 	}
 	o.n = 0
 	return full
 }
 
-func (u *uplink) write(b *Bond, ms []Message) {
+func (u *uplink) write(b *Bond, ms []Message, who []uint8) {
 	u.wmu.Lock()
 	defer u.wmu.Unlock()
 	sock := u.socket()
@@ -125,8 +124,13 @@ func (u *uplink) write(b *Bond, ms []Message) {
 			break
 		}
 		// Lost like on a wire; the path's silence tells. What comes after it may have another destination.
-		failed = err
-		ms = ms[min(n+1, len(ms)):]
+		if n < len(ms) && errors.Is(err, syscall.EMSGSIZE) {
+			b.out.refused = append(b.out.refused, refusal{who[n], len(ms[n].Buf)})
+		} else {
+			failed = err
+		}
+		n = min(n+1, len(ms))
+		ms, who = ms[n:], who[n:]
 	}
 	if failed != nil && !u.failing && !errors.Is(failed, net.ErrClosed) {
 		b.host.log.Warn("uplink cannot be written; its paths are degraded", "uplink", u.name, "err", failed)
@@ -202,8 +206,9 @@ func (s *Session) tick(now time.Time, at stamp) {
 		}
 		s.advance(now, at, p)
 		s.probe(now, at, p)
+		s.searchMTU(now, at, p)
 		starting = starting || (p.state == PathOpening && at-s.since < us(time.Second)) ||
-			(p.state == PathUp && p.ctrl.State() == rateStartup)
+			(p.state == PathUp && (p.ctrl.State() == rateStartup || !p.search.known))
 	}
 	s.oneProbeRTT()
 	s.tailTimer(at)
@@ -376,171 +381,6 @@ func (s *Session) reportPath() *pathTx {
 	return first
 }
 
-// fill hands lane packets to paths by priority while pacers have credit; it returns when one will. Called with mu held.
-func (s *Session) fill(now time.Time, at stamp) stamp {
-	b := s.b
-	next := stamp(math.MaxInt64)
-	for b.out.room() {
-		sent := false
-		for c := Realtime; c < numClasses && b.out.room(); c++ {
-			if s.floor >= bulkFloor && c != Bulk {
-				continue // bulk's turn
-			}
-			ok, wait := s.fillClass(now, at, c)
-			if ok {
-				sent = true
-				break
-			}
-			if wait > 0 {
-				next = min(next, wait)
-			}
-		}
-		if sent {
-			continue
-		}
-		if s.floor > 0 {
-			s.floor = 0
-			continue // bulk had nothing to send in its turn
-		}
-		for _, p := range b.paths {
-			p.idle = p.idle || p.nextFree <= at
-		}
-		break
-	}
-	return next
-}
-
-// fillClass sends one datagram of the class: a repetition, a repair or a new packet. It tells when to come back if a
-// path must be waited for.
-func (s *Session) fillClass(now time.Time, at stamp, c Class) (bool, stamp) {
-	wait := stamp(0)
-	later := func(w stamp) {
-		if w > 0 && (wait == 0 || w < wait) {
-			wait = w
-		}
-	}
-	s.turn++
-	n := len(s.live)
-	for pass := range 3 {
-		for i := range n {
-			l := s.live[(i+s.turn)%n]
-			if l.tx.class != c {
-				continue
-			}
-			var ok bool
-			var w stamp
-			switch pass {
-			case 0:
-				ok, w = s.sendAgain(now, at, l)
-			case 1:
-				ok, w = s.sendRepair(now, at, l)
-			case 2:
-				ok, w = s.sendNew(now, at, l)
-			}
-			if ok {
-				if c == Bulk {
-					s.floor = 0
-				} else {
-					s.floor++
-				}
-				return true, 0
-			}
-			later(w)
-		}
-	}
-	return false, wait
-}
-
-func (s *Session) sendAgain(now time.Time, at stamp, l *Lane) (bool, stamp) {
-	seq, o := l.tx.nextAgain()
-	if o == nil {
-		return false, 0
-	}
-	p, wait := s.pick(at, l.tx.class, pickAgain, o.buf.n, o.path)
-	if p == nil {
-		return false, wait
-	}
-	l.tx.again.pop()
-	o.queued = false
-	s.transmit(now, at, l, seq, o, p)
-	l.tx.resent++
-	if (o.tries > 2 || l.tx.shelter > 0 && p.lossShort > 0.01) && s.b.out.room() {
-		// Not the first repetition any more, or one that must not fail: over two paths at once.
-		if q := s.other(at, l.tx.class, p, o.buf.n); q != nil {
-			s.copy(now, at, q, l, seq, o)
-		} else if s.up < 2 && s.copies.len() < maxCopies {
-			s.copies.push(deferredLoss{lostRef{lane: l.id, seq: seq, path: p.id}, at + us(copyAfter)})
-		}
-	}
-	return true, 0
-}
-
-// copy sends a lane packet once more without expecting word of this copy.
-func (s *Session) copy(now time.Time, at stamp, p *pathTx, l *Lane, seq uint64, o *outPacket) {
-	s.b.emit(now, at, p, header{kind: kindSource, lane: l.id, aux: auxAgain, laneSeq: uint32(seq)}, o.buf.bytes(), true, false)
-}
-
-// runCopies sends the second copies that had only one path to go on. Called with mu held.
-func (s *Session) runCopies(now time.Time, at stamp) {
-	for s.copies.len() > 0 && s.copies.front().due <= at && s.b.out.room() {
-		d := s.copies.pop()
-		p, l := s.b.paths[d.ref.path], s.lanes[d.ref.lane]
-		if l == nil || !p.usable() || p.full() {
-			continue
-		}
-		if o := l.tx.entry(d.ref.seq); o != nil && o.buf != nil {
-			s.copy(now, at, p, l, d.ref.seq, o)
-		}
-	}
-}
-
-func (s *Session) transmit(now time.Time, at stamp, l *Lane, seq uint64, o *outPacket, p *pathTx) {
-	p.lastData = at
-	h := header{kind: kindSource, lane: l.id, laneSeq: uint32(seq)}
-	if o.tries > 0 {
-		h.aux = auxAgain
-	}
-	o.pseq = s.b.emit(now, at, p, h, o.buf.bytes(), true, true)
-	p.rec(o.pseq).laneSeq = seq
-	o.path, o.at = p.id, at
-	if o.tries < maxTries {
-		o.tries++
-	}
-}
-
-func (s *Session) sendNew(now time.Time, at stamp, l *Lane) (bool, stamp) {
-	t := l.tx
-	if t.queue.len() == 0 || !t.room() {
-		return false, 0
-	}
-	how := pickEarliest
-	if t.class == Bulk {
-		how = pickSpread
-	}
-	buf := t.queue.front()
-	p, wait := s.pick(at, t.class, how, buf.n, maxPaths)
-	if p == nil {
-		return false, wait
-	}
-	t.queue.pop()
-	seq := t.next
-	t.next++
-	o := &t.out[seq%laneWindow]
-	*o = outPacket{buf: buf}
-	s.transmit(now, at, l, seq, o, p)
-	t.sent++
-	t.sentSince++
-	t.onSource(at, seq, buf.bytes(), p.id)
-	if t.queue.len() == laneQueue/2 || t.queue.len() == 0 {
-		l.stalled.Store(false)
-		select {
-		case l.room <- struct{}{}:
-		default:
-		}
-	}
-	return true, 0
-}
-
 // pad fills paths whose rate is not known yet, while the lanes have nothing for them; it returns when to go on.
 func (s *Session) pad(now time.Time, at stamp) stamp {
 	if s.startDone {
@@ -563,98 +403,3 @@ func (s *Session) pad(now time.Time, at stamp) stamp {
 }
 
 var padding [maxDatagram]byte
-
-type pickMode uint8
-
-const (
-	pickEarliest pickMode = iota // earliest arrival; waits for that path's pacer
-	pickSpread                   // any path in time for the common delay: whose pacer is free the longest
-	pickAgain                    // earliest arrival, a loss weighed as a round trip
-)
-
-// pick chooses the path for a packet of the class, of n bytes; avoid is not taken if there is another. With none free it tells when
-// to come back (0: only news will help).
-func (s *Session) pick(at stamp, c Class, how pickMode, n int, avoid uint8) (*pathTx, stamp) {
-	size := n + headerSize + tagSize + frameOverhead
-	allowed := s.allowedPaths(c)
-	var best *pathTx
-	var bestScore, wait stamp
-	for _, p := range s.b.paths {
-		if allowed>>p.id&1 == 0 || !s.takes(p, size) {
-			continue
-		}
-		if how == pickSpread {
-			if s.leftOut(p) {
-				continue
-			}
-			if p.nextFree > at {
-				if wait == 0 || p.nextFree < wait {
-					wait = p.nextFree
-				}
-				continue
-			}
-			if best == nil || p.nextFree < bestScore {
-				best, bestScore = p, p.nextFree
-			}
-			continue
-		}
-		score := s.arrival(at, p, size, how == pickAgain)
-		if p.id == avoid {
-			score += us(20 * time.Millisecond)
-		}
-		if best == nil || score < bestScore {
-			best, bestScore = p, score
-		}
-	}
-	if best == nil {
-		return nil, wait
-	}
-	if how == pickEarliest {
-		best = s.prefer(at, c, size, allowed, best, bestScore)
-	}
-	if best.nextFree > at {
-		return nil, best.nextFree
-	}
-	return best, 0
-}
-
-// other is the path but p on which a copy of a packet of the class arrives first. It may go a little into the pacer's debt: two copies
-// are worth more together.
-func (s *Session) other(at stamp, c Class, p *pathTx, n int) *pathTx {
-	size := n + headerSize + tagSize + frameOverhead
-	allowed := s.allowedPaths(c)
-	var best *pathTx
-	var bestScore stamp
-	for _, q := range s.b.paths {
-		if q == p || allowed>>q.id&1 == 0 || !q.usable() || q.inflight+int64(size) > q.ctrl.InflightCap() || q.full() || !q.validated || q.nextFree > at+us(copyDebt) {
-			continue
-		}
-		if score := s.arrival(at, q, size, true); best == nil || score < bestScore {
-			best, bestScore = q, score
-		}
-	}
-	return best
-}
-
-// arrival is when a packet sent on the path would arrive, against the paths' common offset, with a margin for jitter; on
-// a repetition a loss weighs as a round trip.
-func (s *Session) arrival(at stamp, p *pathTx, size int, again bool) stamp {
-	t := max(p.nextFree, at) + stamp(int64(size)*8_000_000/max(p.ctrl.Bandwidth(), 100_000)) + stamp(p.owdRel) + stamp(p.owdVar)
-	if again {
-		t += stamp(p.lossShort * float64(us(p.rtt)))
-	}
-	return t
-}
-
-// leftOut tells whether a path would cost a bulk lane more than it brings.
-func (s *Session) leftOut(p *pathTx) bool {
-	var total int64
-	least := p.owdRel
-	for _, q := range s.b.paths {
-		if q.usable() {
-			total += q.ctrl.Bandwidth()
-			least = min(least, q.owdRel)
-		}
-	}
-	return p.owdRel-least > int64(us(leftOutDelay)) && float64(p.ctrl.Bandwidth()) < leftOutShare*float64(total)
-}

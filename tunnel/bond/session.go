@@ -55,6 +55,7 @@ type Session struct {
 	scratch      report
 	bitmap       []byte
 	body         []byte
+	sizes        []int
 	in           report
 	lost         []lostRef
 	deferred     ring[deferredLoss]
@@ -64,9 +65,9 @@ type Session struct {
 	repairAbove  time.Duration // margin that hides the repetition of most lost packets, with the loss seen
 	repairMost   time.Duration // the same with any loss
 	probeRTT     *pathTx
-	up           int // paths that are
-	turn         int // round robin over the lanes of a class
-	floor        int // packets since bulk last went
+	up           int             // paths that are
+	turn         [numClasses]int // where the round robin over the lanes of a class goes on
+	floor        int             // packets since bulk last went
 }
 
 // deferredLoss is a lost packet that FEC may still repair.
@@ -106,7 +107,8 @@ func (s *Session) ProbeKey(ours bool, path uint8) (id uint32, key [16]byte) {
 // Done is closed when the session has ended; its lanes are closed then.
 func (s *Session) Done() <-chan struct{} { return s.done }
 
-// Started is closed once the rates of the paths are known (or after startupAtMost): the time to warm bulk lanes.
+// Started is closed once the rates and packet sizes of the paths are known (or after startupAtMost): the time to open lanes
+// that are to last, and to warm them.
 func (s *Session) Started() <-chan struct{} { return s.started }
 
 // OpenLane opens a lane of the class. Only the initiator does.
@@ -131,7 +133,9 @@ func (s *Session) OpenLane(c Class) (*Lane, error) {
 		id := laneID(c, s.nextLane[c])
 		s.nextLane[c] = (s.nextLane[c] + 1) % lanesPerClass
 		if old := s.lanes[id]; old == nil || old.reusable(at) {
-			return s.addLane(id), nil
+			l := s.addLane(id)
+			l.size = s.laneSize(c)
+			return l, nil
 		}
 	}
 	return nil, fmt.Errorf("open lane: %w %v lanes, allowed %d", ErrTooMany, c, lanesPerClass)
@@ -141,6 +145,9 @@ func (s *Session) OpenLane(c Class) (*Lane, error) {
 func (s *Session) AcceptLane(ctx context.Context) (*Lane, error) {
 	select {
 	case l := <-s.accepted:
+		s.b.mu.Lock()
+		l.size = s.laneSize(l.Class())
+		s.b.mu.Unlock()
 		return l, nil
 	case <-s.done:
 		return nil, ErrClosed
@@ -330,9 +337,12 @@ func (s *Session) accept(now time.Time, at stamp, u *uplink, addr netip.AddrPort
 			b.host.drops.laneRefused.Add(1)
 			return
 		}
-		l.rx.active[h.path] = at
+		if h.aux != auxAgain { // repetitions have no time to keep
+			l.rx.active[h.path] = at
+		}
 		rx.lastSource = at
-		if !l.rx.haveDelay && l.rx.equalised() {
+		if data := len(body) >= fullSize && l.rx.lean(at); l.rx.equalised() && (data || !l.rx.haveDelay) {
+			l.rx.note(at, len(body))
 			s.equalise(at, l.rx)
 		}
 		seq, sent := extend(h.laneSeq, l.rx.high), at-stamp(owd)

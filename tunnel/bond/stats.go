@@ -42,7 +42,7 @@ type PathStats struct {
 	SentBytes     uint64        // with Ethernet, IP and UDP headers
 	Received      uint64
 	ReceivedBytes uint64
-	MTU           int
+	MTU           int // largest IP packet that is known to arrive; 0: not known yet
 	// Out and In are what came of the datagrams of this session, both ways: not Sent and Received, which count datagrams
 	// under way and whole lives.
 	Out, In Fates
@@ -85,7 +85,10 @@ func (b *Bond) Stats() Stats {
 			Loss: p.lossShort, LossFloor: p.ctrl.LossFloor(), Bandwidth: p.ctrl.Bandwidth(), Queue: p.ctrl.QueueDelay(),
 			Controller: p.ctrl.State(), Pacing: p.ctrl.PacingRate(), InFlight: p.inflight, ExtraDelay: p.ctrl.ExtraDelay(),
 			Sent: p.sent, Lost: p.lost, Repairs: p.repairs, Resent: p.resent, SentBytes: p.sentBytes,
-			Received: p.recv, ReceivedBytes: p.recvBytes, MTU: p.uplink.mtu,
+			Received: p.recv, ReceivedBytes: p.recvBytes,
+		}
+		if p.search.known {
+			ps.MTU = p.search.size
 		}
 		if s == nil {
 			ps.State = PathOpening

@@ -90,6 +90,18 @@ func simCases() []simCase {
 			want: simBounds{ofLimit: 0.75, stall: 1200 * ms, overhead: 1.35, quicLost: 60}},
 		{name: "clock-wrap", links: simLinks("typical"), warm: 8 * s, run: 4 * s, b: skew{ahead: wrapAhead},
 			want: simBounds{ofLimit: 0.75, stall: 1200 * ms, overhead: 1.35, quicLost: 60}},
+		{name: "mtu-one", links: simMTU(1400, 0), warm: 8 * s, run: 4 * s,
+			want: simBounds{ofLimit: 0.955, stall: 50 * ms, overhead: 1.13, quicLost: 20}},
+		{name: "mtu-all", links: simMTU(1400, 0, 1, 2), warm: 8 * s, run: 4 * s,
+			want: simBounds{ofLimit: 0.955, stall: 50 * ms, overhead: 1.13, quicLost: 20}},
+		// Even the packets of 1280 bytes that the suite's connections send do not fit these.
+		{name: "mtu-tunnel", links: simMTU(1320, 0, 1, 2), warm: 8 * s, run: 4 * s,
+			want: simBounds{ofLimit: 0.955, stall: 50 * ms, overhead: 1.13, quicLost: 20}},
+		{name: "mtu-shrinks", links: simLinks("clean"), warm: 8 * s, run: 6 * s, script: simShrink(1400),
+			want: simBounds{ofLimit: 0.94, stall: 100 * ms, overhead: 1.14, quicLost: 20}},
+		// The lane that is there can use two of three paths: the tunnel would open another one.
+		{name: "mtu-hole", links: simLinks("clean"), warm: 8 * s, run: 6 * s, script: simShrink(1320),
+			want: simBounds{ofLimit: 0.67, stall: 150 * ms, overhead: 1.2, quicLost: 20}},
 		{name: "fifty-flows", links: simLinks("typical"), warm: 8 * s, run: 6 * s, flows: 50,
 			want: simBounds{ofLimit: 0.75, stall: 1200 * ms, overhead: 1.35, quicLost: 60, jain: 0.95}},
 	}
@@ -104,6 +116,26 @@ func simDelay(link int, by time.Duration) func(*simRun) {
 		if r.at(time.Second) {
 			for _, d := range []wan.Direction{wan.AtoB, wan.BtoA} {
 				r.change(link, d, func(imp *wan.Impairment) { imp.Delay += by })
+			}
+		}
+	}
+}
+
+// simMTU is clean with some links that carry smaller packets.
+func simMTU(mtu int, links ...int) []worldLink {
+	ls := simLinks("clean")
+	for _, i := range links {
+		ls[i].aToB.MTU, ls[i].bToA.MTU = mtu, mtu
+	}
+	return ls
+}
+
+// simShrink lets a link carry smaller packets one second into the measurement.
+func simShrink(mtu int) func(*simRun) {
+	return func(r *simRun) {
+		if r.at(time.Second) {
+			for _, d := range []wan.Direction{wan.AtoB, wan.BtoA} {
+				r.change(0, d, func(imp *wan.Impairment) { imp.MTU = mtu })
 			}
 		}
 	}

@@ -9,40 +9,6 @@ import (
 
 // Defects that the simulated suite found, each with a small test of its own.
 
-// A path that goes silent gives up what it holds, whoever notices first: the tick or a report that came over another path.
-// When the report did, the packets waited until the path was back.
-func TestSilentPathGivesUpWhatItHolds(t *testing.T) {
-	seed := testSeed(t)
-	inBubble(t, func(t *testing.T) {
-		w := newWorldOf(t, seed, worldConfig{links: simLinks("clean")})
-		defer w.close()
-		sa, sb := w.sessions()
-		<-sa.Started()
-		<-sb.Started()
-		p := w.lane(sa, sb, Bulk)
-		defer p.close()
-		p.transfer(t, seed, time.Second)
-		b := w.b.bond
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		path := b.paths[0]
-		now, at := b.host.now()
-		sb.lost = sb.lost[:0]
-		b.emit(now, at, path, header{kind: kindSource, lane: uint8(p.lb.ID()), laneSeq: 7}, make([]byte, 100), true, true)
-		b.out.n = 0 // it never leaves: the path is silent
-		later := at + us(time.Second)
-		sb.onReport(now.Add(time.Second), later, sb.lastReportNo+1, &report{paths: []pathReport{{
-			id: path.id, largest: uint32(path.largest), packets: path.lastPackets, bytes: path.lastBytes, at: path.lastRecv,
-		}}})
-		if path.state != PathSuspect {
-			t.Fatalf("a path silent for a second is %v, want suspect", path.state)
-		}
-		if path.low != path.next || path.inflight != 0 {
-			t.Errorf("a silent path still holds %d datagrams and %d bytes, want none", path.next-path.low, path.inflight)
-		}
-	})
-}
-
 // A path that carries no bulk has no say in what a bulk lane needs: in the scenario skewed, the round trip and the loss of
 // the third carrier, which is left out, kept lanes sheltered for good.
 func TestLeftOutPathHasNoSay(t *testing.T) {

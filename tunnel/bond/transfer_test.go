@@ -52,8 +52,8 @@ func (w *world) dump(t testing.TB) {
 	for _, s := range []*side{w.a, w.b} {
 		s.bond.mu.Lock()
 		for _, p := range s.bond.paths {
-			t.Logf("path %s %v rtt %v bw %.1f pace %.1f queue %v loss %.3f floor %.3f sent %d lost %d state %s inflight %d cap %d", p.name, p.state, p.rtt,
-				float64(p.ctrl.Bandwidth())/1e6, float64(p.ctrl.PacingRate())/1e6, p.ctrl.QueueDelay(), p.lossShort, p.ctrl.LossFloor(), p.sent, p.lost, p.ctrl.State(), p.inflight, p.ctrl.InflightCap())
+			t.Logf("path %s %v rtt %v bw %.1f pace %.1f queue %v loss %.3f floor %.3f sent %d lost %d state %s inflight %d cap %d mtu %d", p.name, p.state, p.rtt,
+				float64(p.ctrl.Bandwidth())/1e6, float64(p.ctrl.PacingRate())/1e6, p.ctrl.QueueDelay(), p.lossShort, p.ctrl.LossFloor(), p.sent, p.lost, p.ctrl.State(), p.inflight, p.ctrl.InflightCap(), p.search.size)
 		}
 		if s.bond.sess != nil {
 			for _, l := range s.bond.sess.live {

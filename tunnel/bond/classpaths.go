@@ -23,7 +23,8 @@ type classPaths struct {
 }
 
 // SetClassPaths says which paths the packets of a class may use, by number (PathStats.ID), best first; none means all, in
-// no order. Interactive and realtime packets take the first of them that is not much later than the earliest; bulk ones
+// no order. Realtime packets take the first of them that is not much later than the earliest, interactive ones the earliest
+// of them; bulk ones
 // are spread over all of them. Where none of them carries packets, every path is allowed. It holds until the next call,
 // also for other sessions.
 func (b *Bond) SetClassPaths(c Class, order []uint8) error {

@@ -108,7 +108,11 @@ func newMachines(t testing.TB) *machines {
 	self, err := os.Executable()
 	must(t, err)
 	binary, err := os.ReadFile(self)
-	must(t, err, os.WriteFile(m.file("program"), binary, 0o755), os.Chmod(dir, 0o755))
+	// A child that another test forks meanwhile would hold the file open for writing: "text file busy".
+	syscall.ForkLock.RLock()
+	werr := os.WriteFile(m.file("program"), binary, 0o755)
+	syscall.ForkLock.RUnlock()
+	must(t, err, werr, os.Chmod(dir, 0o755))
 	for name, key := range map[string]interface{ Save(string) error }{"sha": keySHA, "fra": keyFRA, "plant": keyPlant} {
 		must(t, key.Save(m.file(name+".key")))
 	}

@@ -2,10 +2,10 @@
 package internal_test
 
 import (
+	"go/ast"
 	"go/parser"
 	"go/token"
 	"io/fs"
-	"os"
 	"path"
 	"path/filepath"
 	"slices"
@@ -21,7 +21,7 @@ var outside = []string{"net", "os", "os/...", "syscall", "golang.org/x/sys/...",
 	"github.com/quic-go/quic-go/..."}
 
 // arrows are those of DESIGN section 3: what a package must not reach, by itself or through others of the module. Tests
-// are free. fec's own test (fec/pure_test.go) is narrower still.
+// are free.
 var arrows = []struct {
 	from   string
 	never  []string
@@ -95,9 +95,6 @@ func moduleImports(t *testing.T) map[string][]string {
 func TestArrows(t *testing.T) {
 	imports := moduleImports(t)
 	for _, a := range arrows {
-		if _, err := os.Stat(filepath.Join("..", a.from)); os.IsNotExist(err) && a.from == "pathsel" {
-			continue // the table is ahead of the tree
-		}
 		t.Run(a.from, func(t *testing.T) {
 			from := module + a.from
 			if len(imports[from]) == 0 {
@@ -122,6 +119,53 @@ func TestArrows(t *testing.T) {
 						queue = append(queue, imp)
 					}
 				}
+			}
+		})
+	}
+}
+
+// pure are the packages that are state machines: all they may import, and neither clocks nor goroutines.
+var pure = map[string][]string{
+	"fec":           {"encoding/binary", "errors", "fmt", "math", "math/bits", "slices", "time", "github.com/klauspost/reedsolomon"},
+	"pathsel":       {"bytes", "encoding/json", "errors", "fmt", "io", "math", "slices", "strings", "text/tabwriter", "time", module + "pathsel/stamp"},
+	"pathsel/stamp": {"crypto/subtle", "encoding/binary", "errors", "fmt", "math/bits", "time"},
+}
+
+// clocks are what package time has beside durations and dates.
+var clocks = []string{"Now", "Since", "Until", "Sleep", "After", "AfterFunc", "NewTimer", "NewTicker", "Tick"}
+
+// TestPure keeps sockets, clocks and logs out of the state machines.
+func TestPure(t *testing.T) {
+	for pkg, allowed := range pure {
+		t.Run(pkg, func(t *testing.T) {
+			names, err := filepath.Glob(filepath.Join("..", pkg, "*.go"))
+			if err != nil || len(names) == 0 {
+				t.Fatalf("no files found: %v", err)
+			}
+			for _, name := range names {
+				if strings.HasSuffix(name, "_test.go") {
+					continue
+				}
+				file, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, i := range file.Imports {
+					if imp, _ := strconv.Unquote(i.Path.Value); !slices.Contains(allowed, imp) {
+						t.Errorf("%s imports %s", name, imp)
+					}
+				}
+				ast.Inspect(file, func(n ast.Node) bool {
+					switch n := n.(type) {
+					case *ast.GoStmt:
+						t.Errorf("%s starts a goroutine", name)
+					case *ast.SelectorExpr:
+						if x, ok := n.X.(*ast.Ident); ok && x.Name == "time" && slices.Contains(clocks, n.Sel.Name) {
+							t.Errorf("%s uses time.%s", name, n.Sel.Name)
+						}
+					}
+					return true
+				})
 			}
 		})
 	}

@@ -70,7 +70,7 @@ type Session struct {
 	floor        int             // packets since bulk last went
 }
 
-// deferredLoss is a lost packet that FEC may still repair.
+// deferredLoss is a packet to be sent again later, if the peer still lacks it then.
 type deferredLoss struct {
 	ref lostRef
 	due stamp

@@ -75,7 +75,8 @@ func randomReport(src *rand.Rand) *report {
 	}
 	for i := range src.IntN(4) {
 		p := pathReport{id: uint8(i), largest: src.Uint32(), packets: src.Uint32(), bytes: src.Uint32(), at: src.Uint32(), owd: src.Uint32(), owdMin: src.Uint32()}
-		p.missing = make([]byte, src.IntN(reportBits/8+1))
+		p.span = uint8(src.IntN(reportBits/8 + 1))
+		p.missing = make([]byte, src.IntN(int(p.span)+1))
 		for j := range p.missing {
 			p.missing[j] = byte(src.Uint32())
 		}

@@ -60,6 +60,12 @@ func TestExtend(t *testing.T) {
 		if got := extend(uint32(want), around); got != want {
 			t.Fatalf("low half of %d around %d gives %d", want, around, got)
 		}
+		if d>>23 != 0 && d>>23 != -1 {
+			continue
+		}
+		if got := extend24(uint32(want)&seqMask, around); got != want {
+			t.Fatalf("low 24 bits of %d around %d give %d", want, around, got)
+		}
 	}
 	if got := extend(1<<32-1, 0); got != 1<<32-1 {
 		t.Errorf("there are no numbers under 0: got %d", got)

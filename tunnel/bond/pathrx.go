@@ -33,6 +33,7 @@ type pathRx struct {
 	probed     bool  // the probe probeSeq waits for its report
 	probeSeq   uint32
 	lastSource stamp
+	filling    bool // by what the newest datagram says
 
 	said  [reportBack]uint64 // largest in the last reports
 	saidN int                // reports so far

@@ -14,7 +14,7 @@ import (
 // Path and lane sequence numbers are the low 24 bits, the send time (microseconds of the sender's clock) the low 32; the
 // receiver extends them. aux and lane seq mean: source: auxAgain for a repetition, the packet's number; repair: symbols
 // covered minus one, the first of them; report: 0, the report's number; open: the upper 8 bits of its own number, 0;
-// otherwise 0.
+// otherwise 0. Source, probe and padding tell by auxFilling that the sender makes a queue on the path.
 //
 // Each byte here is one less of payload in every packet. 24 bits of a number are five hundred windows; a tag of 96 bits is
 // what ESP has (RFC 4106, section 6), and what it guards besides the bond's own state is QUIC's, with tags of its own.
@@ -44,8 +44,15 @@ const (
 // ErrMalformed is returned for a datagram that does not parse.
 var ErrMalformed = errors.New("malformed datagram")
 
-// auxAgain marks a source datagram that repeats an earlier one.
-const auxAgain = 1
+// auxAgain marks a source datagram that repeats an earlier one; auxFilling the datagrams of a path whose sender looks
+// for its rate, or drains the queue which that made.
+const (
+	auxAgain   = 1
+	auxFilling = 2
+)
+
+// tellsFilling tells whether auxFilling has a meaning in datagrams of the kind.
+func (k kind) tellsFilling() bool { return k == kindSource || k == kindProbe || k == kindPadding }
 
 type header struct {
 	kind    kind

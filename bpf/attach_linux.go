@@ -12,11 +12,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Where the filter of the clsact method sits. The number is only there to be
-// recognised: a later start finds and replaces what a killed process left.
+// Where the filters of the clsact method sit: each has a priority of its own,
+// the lowest sees a packet first. The numbers are only there to be recognised: a
+// later start finds and replaces what a killed process left.
 const (
-	filterPriority = 0x4c42
-	filterHandle   = 1
+	filterHandle     = 1
+	priorityFirst    = 0x4c41 // the return program: answers are not for the rules
+	priorityClassify = 0x4c42
+	priorityGuard    = 0x4c42 // from here on at egress, where the order is all the same
+	priorityProbe    = 0x4c43
+	priorityNote     = 0x4c44
 )
 
 // Attachment is a program on a NIC. Close may be called from any goroutine, any
@@ -41,22 +46,42 @@ func (a *Attachment) Close() error {
 // Attach puts the program on the ingress of the NIC with this index, in the
 // network namespace of the calling thread.
 func (p *Program) Attach(ifindex int, m Method) (*Attachment, error) {
-	op := fmt.Sprintf("attach %s to interface %d", p.name, ifindex)
+	return p.attach(ifindex, m, ingress(p.name, p.priority), p.ether, p.ip)
+}
+
+// attach puts the one of two programs on a NIC that its link type is for.
+func (p *Program) attach(ifindex int, m Method, h hook, ether, ip *ebpf.Program) (*Attachment, error) {
+	op := fmt.Sprintf("attach %s to interface %d", h.name, ifindex)
 	nic, err := netlink.LinkByIndex(ifindex)
 	if err != nil {
 		return nil, explain(op, err)
 	}
-	op = fmt.Sprintf("attach %s to interface %s", p.name, nic.Attrs().Name)
-	prog := p.ether
+	op = fmt.Sprintf("attach %s to interface %s", h.name, nic.Attrs().Name)
+	prog := ether
 	switch t := nic.Attrs().EncapType; t {
 	case "ether", "loopback":
 	case "none", "rawip", "ipip", "tunnel6", "sit", "gre", "ppp":
-		prog = p.ip // no link-layer header in front of IP
+		prog = ip // no link-layer header in front of IP
 	default:
 		return nil, &Error{Op: op, Err: fmt.Errorf("link type %q: must be Ethernet or plain IP: %w", t, errors.ErrUnsupported)}
 	}
-	a, err := attachTC(nic, prog, m, ingress(p.name))
+	a, err := attachTC(nic, prog, m, h)
 	return a, explain(op, err)
+}
+
+// Attach puts the classifier on a NIC, as that of [Program], and at its egress
+// what tells answers from flows that begin here.
+func (c *Classifier) Attach(ifindex int, m Method) (*Attachment, error) {
+	// What goes out is noted before its answers are judged.
+	out, err := c.attach(ifindex, m, egress("note", priorityNote), c.noteEther, c.noteIP)
+	if err != nil {
+		return nil, err
+	}
+	in, err := c.Program.Attach(ifindex, m)
+	if err != nil {
+		return nil, errors.Join(err, out.Close())
+	}
+	return &Attachment{method: in.method, close: func() error { return errors.Join(in.Close(), out.Close()) }}, nil
 }
 
 // hook is where at tc a program sits.
@@ -64,15 +89,16 @@ type hook struct {
 	name   string
 	tcx    ebpf.AttachType
 	parent uint32
-	handle uint32 // of the filter: what shares a parent has another one
+	// priority is that of the filter: what shares a parent has another one.
+	priority uint16
 }
 
-func ingress(name string) hook {
-	return hook{name, ebpf.AttachTCXIngress, netlink.HANDLE_MIN_INGRESS, filterHandle}
+func ingress(name string, priority uint16) hook {
+	return hook{name, ebpf.AttachTCXIngress, netlink.HANDLE_MIN_INGRESS, priority}
 }
 
-func egress(name string, n uint32) hook {
-	return hook{name, ebpf.AttachTCXEgress, netlink.HANDLE_MIN_EGRESS, filterHandle + n}
+func egress(name string, priority uint16) hook {
+	return hook{name, ebpf.AttachTCXEgress, netlink.HANDLE_MIN_EGRESS, priority}
 }
 
 func attachTC(nic netlink.Link, prog *ebpf.Program, m Method, h hook) (*Attachment, error) {
@@ -102,7 +128,7 @@ func attachClsact(nic netlink.Link, prog *ebpf.Program, h hook) (*Attachment, er
 	filter := &netlink.BpfFilter{
 		FilterAttrs: netlink.FilterAttrs{
 			LinkIndex: index, Parent: h.parent,
-			Handle: h.handle, Priority: filterPriority, Protocol: unix.ETH_P_ALL,
+			Handle: filterHandle, Priority: h.priority, Protocol: unix.ETH_P_ALL,
 		},
 		Fd: prog.FD(), Name: "landbridge_" + h.name, DirectAction: true,
 	}

@@ -114,7 +114,8 @@ func TestAnswers(t *testing.T) {
 		{"UDP, nothing came in", []step{out(there, 5004, 0)}, NotTCP, false},
 		{"UDP, both speak first", []step{out(there, 5004, 0), in(there, 5004, 0), out(there, 5004, 0)}, SentDirect, true},
 		{"UDP, not by a rule", []step{in(there, 53, 0), out(there, 53, 0)}, NotTCP, false},
-		{"UDP, not by a rule, both", []step{out(there, 53, 0), in(there, 53, 0), out(there, 53, 0)}, NotTCP, false},
+		{"UDP, not by a rule, both", []step{out(there, 53, 0), out(there, 53, 0), in(there, 53, 0)}, numVerdicts, false},
+		{"UDP, not by a rule, both, later", []step{out(there, 53, 0), in(there, 53, 0), out(there, 53, 0)}, NotTCP, false},
 		{"UDP, nobody's", []step{in(nobody, 5004, 0), out(nobody, 5004, 0)}, NotTCP, false},
 		{"UDP, denied", []step{in(denied, 5004, 0), out(denied, 5004, 0)}, Denied, false},
 		{"DSCP of what came in", []step{in(there, 22, flagSYN), out(there, 22, synAck)}, SentDirect, true},
@@ -160,6 +161,12 @@ func TestAnswers(t *testing.T) {
 				}
 				if got != tt.want {
 					t.Fatalf("%v, want %v", got, tt.want)
+				}
+				var raw classifierFlow
+				if k := key.kernel(); len(tt.steps) == 3 && tt.want == numVerdicts { // asked once, not for each packet
+					if err := c.flows.Lookup(&k, &raw); err != nil || raw.Answer != answerNot {
+						t.Errorf("%+v, %v: want it on record as no answer", raw, err)
+					}
 				}
 				f, err := c.Flow(key)
 				if (err == nil && f.Answer) != tt.answer {
@@ -221,6 +228,17 @@ func TestAnswersChange(t *testing.T) {
 			expect("no way but back", s.there, 443, flagACK, SentDirect)
 			expect("no way", s.there, 444, flagACK, Denied)
 			expect("no way by the rules alone", s.nobody, 443, flagACK, Denied)
+			// A service of this host on any address is no connection.
+			l := listenTCP(t, "tcp", ":0")
+			h, o := netip.AddrPortFrom(s.here, 443), netip.AddrPortFrom(s.there, ap(l.Addr().String()).Port())
+			in, out := packet(o, h, flagSYN), packet(h, o, synAck)
+			if in[12] == 8 {
+				fixIPv4(out)
+			}
+			shown(t, c, c.noteEther, in, loopback)
+			if v := shown(t, c, c.ether, out, 0); v != SentDirect {
+				t.Errorf("answer to the port of a service of this host: %v", v)
+			}
 			must(t, clearMap(c.flows), clearMap(c.inbound))
 			expect("nothing came in, and denied", s.there, 443, flagACK, Denied)
 		})
@@ -252,5 +270,15 @@ func TestAnswersForged(t *testing.T) {
 				}
 			}
 		}
+		// Nor do rules for answers, when the flow table has lost it.
+		setPolicy(t, c, Policy{
+			Strangers: Allow, Tenants: []Tenant{{ID: 1, Prefixes: []netip.Prefix{pfx("127.0.0.0/8"), pfx("::1/128")}, Inbound: true}},
+			Rules: []Rule{{ID: 1, Tenant: 1, Action: Direct}},
+		})
+		must(t, clearMap(c.flows), clearMap(c.inbound))
+		if v := shown(t, c, c.ether, packet(client, server, flagACK), 0); v != Captured {
+			t.Errorf("%s: with a rule for answers: %v", host, v)
+		}
+		setPolicy(t, c, Policy{})
 	}
 }

@@ -3,25 +3,11 @@ package bpf
 import (
 	"errors"
 	"fmt"
-	"os"
 	"sync"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
-)
-
-// Where the filters of the clsact method sit: each has a priority of its own,
-// the lowest sees a packet first. The numbers are only there to be recognised: a
-// later start finds and replaces what a killed process left.
-const (
-	filterHandle     = 1
-	priorityFirst    = 0x4c41 // the return program: answers are not for the rules
-	priorityClassify = 0x4c42
-	priorityGuard    = 0x4c42 // from here on at egress, where the order is all the same
-	priorityProbe    = 0x4c43
-	priorityNote     = 0x4c44
 )
 
 // Attachment is a program on a NIC. Close may be called from any goroutine, any
@@ -112,46 +98,4 @@ func attachTC(nic netlink.Link, prog *ebpf.Program, m Method, h hook) (*Attachme
 		}
 	}
 	return attachClsact(nic, prog, h)
-}
-
-func attachClsact(nic netlink.Link, prog *ebpf.Program, h hook) (*Attachment, error) {
-	index := nic.Attrs().Index
-	qdisc := &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
-		LinkIndex: index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT,
-	}}
-	created := true
-	if err := netlink.QdiscAdd(qdisc); errors.Is(err, os.ErrExist) {
-		created = false
-	} else if err != nil {
-		return nil, fmt.Errorf("add clsact qdisc: %w", err)
-	}
-	filter := &netlink.BpfFilter{
-		FilterAttrs: netlink.FilterAttrs{
-			LinkIndex: index, Parent: h.parent,
-			Handle: filterHandle, Priority: h.priority, Protocol: unix.ETH_P_ALL,
-		},
-		Fd: prog.FD(), Name: "landbridge_" + h.name, DirectAction: true,
-	}
-	removeQdisc := func() error {
-		if !created {
-			return nil
-		}
-		// Others may have added filters since.
-		for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
-			if left, err := netlink.FilterList(nic, parent); err != nil || len(left) > 0 {
-				return nil
-			}
-		}
-		return netlink.QdiscDel(qdisc)
-	}
-	if err := netlink.FilterReplace(filter); err != nil {
-		return nil, errors.Join(fmt.Errorf("add tc filter: %w", err), removeQdisc())
-	}
-	return &Attachment{method: Clsact, close: func() error {
-		err := netlink.FilterDel(filter)
-		if errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EINVAL) {
-			return nil // went with its NIC or its qdisc
-		}
-		return errors.Join(err, removeQdisc())
-	}}, nil
 }

@@ -59,7 +59,7 @@ func LoadReturn(cfg Config) (*Program, error) {
 		return nil, explain(op, err)
 	}
 	defer coll.Close()
-	return newProgram("return", priorityFirst, cfg, coll), nil
+	return newProgram("return", priorityReturn, cfg, coll), nil
 }
 
 // apply checks the configuration and writes it into the specification.

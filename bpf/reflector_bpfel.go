@@ -38,16 +38,17 @@ type reflectorLive struct {
 }
 
 type reflectorPath struct {
-	_       structs.HostLayout
-	MaxAge  uint64
-	Ifindex uint32
-	Mark    uint32
-	NextHop [4]uint32
-	Family  uint8
-	State   uint8
-	Keep    uint8
-	Routed  uint8
-	Unused  uint32
+	_           structs.HostLayout
+	MaxAge      uint64
+	Ifindex     uint32
+	Mark        uint32
+	NextHop     [4]uint32
+	Family      uint8
+	State       uint8
+	Keep        uint8
+	Routed      uint8
+	HasNextHop6 uint32
+	NextHop6    [4]uint32
 }
 
 type reflectorProbeVerdict uint32

@@ -50,8 +50,8 @@ struct {
 
 /* When the last probes of each path went out, by sequence number. An answer is
  * looked for here, and found once: a repeated one is no sign of life. As many
- * as are under way in a round trip of 1.28 s at 200 a second; 4 MB. */
-#define SENT_SLOTS 256
+ * as are under way in a round trip of 2.5 s at 200 a second; 8 MB. */
+#define SENT_SLOTS 512
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

@@ -435,8 +435,8 @@ func TestReplies(t *testing.T) {
 		t.Errorf("live %+v, reply %+v", l, r)
 	}
 
-	// Probes 5 ms apart over a round trip of a second: all of them are under way at once.
-	const flying = 200
+	// Probes 5 ms apart over a round trip of 2.5 s: all of them are under way at once.
+	const flying = 500
 	for n := range uint32(flying) {
 		send(datagram(asker4, reflector4, probe(20+n)))
 	}

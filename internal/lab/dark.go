@@ -10,12 +10,17 @@ import (
 type DarkTrial struct {
 	Link    string `json:"link"`
 	Stopped bool   `json:"stopped"` // the gateway's daemon stood still (SIGSTOP)
+	// LinkDelay is the carrier's: what had left before it went dark arrives for so long, and until then nobody can know.
+	LinkDelay float64 `json:"link_delay_ms"`
 	// LastPick is when the last new flow was put on the dark carrier, since it went dark; 0 for none.
 	LastPick float64 `json:"last_pick_ms"`
 	Picked   int     `json:"picked"` // new flows that were
 	// Elsewhere is when the first one went elsewhere; -1 for never.
 	Elsewhere float64 `json:"elsewhere_ms"`
 }
+
+// Known is how long new flows were put on the carrier after the last packet could arrive over it.
+func (d *DarkTrial) Known() float64 { return max(d.LastPick-d.LinkDelay, 0) }
 
 // BrownoutTrial is one carrier that became worse under a realtime flow.
 type BrownoutTrial struct {

@@ -151,7 +151,7 @@ func (lab *Lab) darken(ctx context.Context, stopped bool, first uint16) (d DarkT
 	if d.Link, err = lab.realtimeLink(ctx); err != nil {
 		return d, first, err
 	}
-	d.Stopped = stopped
+	d.Stopped, d.LinkDelay = stopped, millis(pick(lab.links, []string{d.Link})[0].Impairment.Delay)
 	if stopped {
 		i := slices.IndexFunc(lab.state.Processes, func(p *process) bool { return p.Name == machineSha })
 		pid := lab.state.Processes[i].PID

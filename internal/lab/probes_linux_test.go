@@ -43,3 +43,43 @@ func TestProbesUnderLoad(t *testing.T) {
 		t.Errorf("%d open files before, %d after", files, after)
 	}
 }
+
+// TestNewFlows: each new flow is found on the record of the carrier that it took.
+func TestNewFlows(t *testing.T) {
+	requireRoot(t)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	lab, err := start(ctx, Options{Name: testName(), Scenario: "clean", Via: ViaTCPCubic, NoAgent: true, Seed: testSeed(t)}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lab.down()
+	if err := lab.recordFlows(); err != nil {
+		t.Fatal(err)
+	}
+	if err := lab.recordFlows(); err == nil {
+		t.Error("one link is recorded twice")
+	}
+	const count = 20
+	next, err := lab.newFlows(ctx, 7, count)
+	if err != nil || next != 7+count {
+		t.Fatalf("next flow %d, %v, want %d", next, err, 7+count)
+	}
+	time.Sleep(300 * time.Millisecond) // the first waits for the neighbour's address
+	passed, err := lab.em.StopRecords()
+	if err != nil {
+		t.Fatal(err)
+	}
+	flows := departures(passed)
+	for n := uint32(7); n < 7+count; n++ {
+		if f, ok := flows[n]; !ok || f.link != "cm" || f.at == 0 {
+			t.Errorf("flow %d: %+v, %v, want it on cm", n, f, ok)
+		}
+	}
+	if len(flows) != count {
+		t.Errorf("%d flows, want %d", len(flows), count)
+	}
+	if passed, err = lab.em.StopRecords(); err != nil || len(passed) != 0 {
+		t.Errorf("stopped twice: %v, %v", passed, err)
+	}
+}

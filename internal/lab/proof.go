@@ -118,18 +118,19 @@ func (p *Proof) judge() {
 		row(prober != ProberNIC || loss <= maxLossError, "probe loss, error", prober+", 1 to 10 %", lossTarget, fmt.Sprintf("%.1f %% of the truth", 100*loss))
 	}
 	for _, stopped := range []bool{false, true} {
-		var picks, elsewhere []string
+		var known, picks []string
 		met := true
 		for _, d := range p.Dark {
 			if d.Stopped != stopped {
 				continue
 			}
-			picks, elsewhere = append(picks, fmt.Sprintf("%.0f", d.LastPick)), append(elsewhere, fmt.Sprintf("%.0f", d.Elsewhere))
-			met = met && d.LastPick <= maxDarkPick && d.Elsewhere >= 0
+			known, picks = append(known, fmt.Sprintf("%.0f", d.Known())), append(picks, fmt.Sprintf("%.0f (%s)", d.LastPick, d.Link))
+			met = met && d.Known() <= maxDarkPick && d.Elsewhere >= 0
 		}
-		if len(picks) > 0 {
+		if len(known) > 0 {
 			where := map[bool]string{false: "daemon running", true: "daemon stopped (SIGSTOP)"}[stopped]
-			row(met, "dark path, last new flow on it", where, fmt.Sprintf("at most %g ms", maxDarkPick), strings.Join(picks, ", ")+" ms", "first elsewhere after "+strings.Join(elsewhere, ", ")+" ms")
+			row(met, "dark path, last new flow on it", where, fmt.Sprintf("at most %g ms after the last packet arrived", maxDarkPick), strings.Join(known, ", ")+" ms",
+				"since the link went dark, its delay included: "+strings.Join(picks, ", ")+" ms")
 		}
 	}
 	for _, b := range p.Brown {

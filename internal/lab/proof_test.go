@@ -104,7 +104,7 @@ func TestProofRows(t *testing.T) {
 	bulk := func(mbit float64) *Result { return &Result{GoodputMbit: mbit} }
 	good := Proof{
 		Probes: []ProbeFigures{{Prober: ProberNIC, ErrorP95: 0.3, Loss: [2]float64{0.012, 0.1}, TrueLoss: [2]float64{0.01, 0.1}}, {Prober: ProberUser, ErrorP95: 50, Loss: [2]float64{1, 1}}},
-		Dark:   []DarkTrial{{LastPick: 200, Elsewhere: 205}, {LastPick: 100, Elsewhere: 101, Stopped: true}},
+		Dark:   []DarkTrial{{LastPick: 290, LinkDelay: 90, Elsewhere: 295}, {LastPick: 100, Elsewhere: 101, Stopped: true}},
 		Brown:  []BrownoutTrial{{Link: "ct", Moved: true, MovedMS: 2000}},
 		Oracle: []OracleTrial{{Workload: WorkloadCalls, Picked: calls(110, 4), Oracle: calls(100, 4.4)}, {Workload: WorkloadObjects, Picked: objects(109), Oracle: objects(100)}},
 		Junk:   []JunkTrial{{Guard: "off", Alone: bulk(100), Under: bulk(10)}, {Guard: "enforce", Alone: bulk(100), Under: bulk(90)}},
@@ -115,7 +115,7 @@ func TestProofRows(t *testing.T) {
 	for name, spoil := range map[string]func(*Proof){
 		"probe RTT":     func(p *Proof) { p.Probes[0].ErrorP95 = 0.31 },
 		"probe loss":    func(p *Proof) { p.Probes[0].Loss[0] = 0.013 },
-		"daemon run":    func(p *Proof) { p.Dark[0].LastPick = 201 },
+		"daemon run":    func(p *Proof) { p.Dark[0].LastPick = 291 },
 		"daemon stop":   func(p *Proof) { p.Dark[1].Elsewhere = -1 },
 		"brownout":      func(p *Proof) { p.Brown[0].Moved = false },
 		"ct":            func(p *Proof) { p.Brown[0].MovedMS = 2001 },

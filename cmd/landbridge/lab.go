@@ -27,7 +27,7 @@ Scenarios: clean, typical, heavy, skewed, outage, policed. All of it needs root,
 	var name string
 	cmd.PersistentFlags().StringVar(&name, "name", lab.DefaultName, "the lab's name; labs of different names can be up at once")
 	cmd.AddCommand(
-		newLabUpCommand(&name), newLabDownCommand(&name), newLabStatusCommand(&name), newLabRunCommand(&name), newLabCompareCommand(&name),
+		newLabUpCommand(&name), newLabDownCommand(&name), newLabStatusCommand(&name), newLabRunCommand(&name), newLabCompareCommand(&name), newLabPathsCommand(&name),
 		newLabDemoCommand(&name), newLabExecCommand(&name), newLabShellCommand(&name), newLabDarkCommand(&name),
 		newLabEmulateCommand(), newLabServeCommand(), newLabReportCommand(),
 	)

@@ -217,7 +217,7 @@ func TestEmulatorSocket(t *testing.T) {
 	nw := kernelNetwork{lab.state.Options}
 	short, stop := context.WithTimeout(ctx, 600*time.Millisecond) // more than three round trips
 	defer stop()
-	if err := probe(short, nw); err == nil {
+	if err := askOrigin(short, nw); err == nil {
 		t.Error("something came over a dark carrier")
 	}
 	stats, err := lab.em.Stats()

@@ -256,7 +256,7 @@ __noinline int reflect(struct xdp_md *ctx, __u32 family)
 		/* On veth the sender's stack may have left the rest for later. */
 		if ((udp->check || w.family != 4) && (sums & 0xffff) != 0xffff && udp->check != sums >> 32)
 			return count(PROBE_MALFORMED, XDP_DROP);
-		if (!within_rate(w.family, w.source, now))
+		if (rate(w.family, w.source, TOTAL_PROBE, now) != RATE_WITHIN)
 			return count(PROBE_RATE_LIMITED, XDP_DROP);
 	}
 

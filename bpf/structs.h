@@ -281,7 +281,8 @@ enum guard_verdict {
 	GUARD_ICMP,              /* errors that path MTU discovery and others need, within the rate: passed */
 	GUARD_NEIGHBOUR,         /* ARP, neighbour discovery, multicast listener discovery: passed */
 	GUARD_FRAGMENT,          /* later fragment of a passed datagram: passed */
-	GUARD_RATE_LIMITED,      /* dropped */
+	GUARD_RATE_LIMITED,      /* too much of one network: dropped */
+	GUARD_TOTAL_LIMITED,     /* too much of all strangers together: dropped */
 	GUARD_UNWANTED,          /* nothing allows it: dropped */
 	GUARD_UNPARSED,          /* dropped */
 	GUARD_NOT_IP,            /* dropped */
@@ -301,6 +302,8 @@ struct address {
 struct guard_settings {
 	__u64 interval;          /* ns of credit that a stranger's packet costs */
 	__u64 burst;             /* ns of credit at most */
+	__u64 total_interval;    /* the same for all strangers together */
+	__u64 total_burst;
 	__u64 memory;            /* ns that an outgoing flow opens the way back; TCP: as long as the table has it */
 	__u32 enforce;
 	__u32 unused;
@@ -313,6 +316,15 @@ struct reflector_settings {
 	__u16 sender_high;
 	__u8 plain;              /* reflect packets without our tag, within the rate */
 	__u8 unused;
+};
+
+/* What strangers have a total for each, so that a flood of one does not cost the
+ * others. */
+enum total {
+	TOTAL_BOND = 0,
+	TOTAL_ICMP,
+	TOTAL_PROBE,
+	TOTAL_MAX,
 };
 
 /* What a port is for, beside the rules' sets. */

@@ -138,8 +138,18 @@ guard:
 	if !slices.Equal(got, want) {
 		t.Errorf("allowed\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
-	if fmt.Sprint(g.BondPorts) != "[4500 4501 4510 4511]" || fmt.Sprint(g.Peers) != "[127.0.0.1]" || g.Mode != bpf.GuardObserve || g.StrangerRate != 50 {
+	if fmt.Sprint(g.BondPorts) != "[4500 4501 4510 4511]" || fmt.Sprint(g.Peers) != "[127.0.0.1]" || g.Mode != bpf.GuardObserve || g.StrangerRate != 50 || g.TotalRate != 2000 {
 		t.Errorf("guard %+v", g)
+	}
+	agent := *cfg
+	agent.Uplinks = []config.NodeUplink{{Name: "isp1", Interface: "eth0"}}
+	agent.Peers = []config.Peer{{Name: "sha", Kind: config.PeerGateway, Paths: cfg.Peers[0].Paths, Sources: []config.Source{{
+		Tenant: "acme", Prefixes: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")},
+	}}}}
+	agent.Guard.Allow = nil
+	if g, err := guardOf(&agent); err != nil || len(g.BondPorts) != 0 ||
+		fmt.Sprint(g.Allow) != fmt.Sprint([]bpf.Inbound{{Protocol: 17, Ports: bpf.PortRange{From: 68}}, {Protocol: 17, Ports: bpf.PortRange{From: 546}}}) {
+		t.Errorf("an agent's guard %+v, %v", g, err)
 	}
 	var none *carriers
 	cfg.Guard.Mode = config.GuardEnforce

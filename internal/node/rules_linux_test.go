@@ -318,7 +318,9 @@ func TestGuard(t *testing.T) {
 	m.write("fleet.yaml", fleet("enforce"))
 	sha := m.gateway("sha")
 	m.gateway("fra")
-	m.site()
+	m.serve("plant", "10.2.1.2:2222", echo)
+	m.write("agent.yaml", m.agent()+"guard: enforce\n")
+	plant := m.site()
 	m.works(testTimeout, "client", "10.20.0.2:80")
 	m.works(testTimeout, "worker", "10.20.0.2:80")
 	k := m.call("client", "10.10.0.2:5004", "10.20.0.2:5004")
@@ -355,6 +357,13 @@ func TestGuard(t *testing.T) {
 		t.Error("enforcing, the guard lets an unwanted connection in")
 	}
 	must(t, m.ask("fra", "10.1.1.1:2223", "on the list"))
+	if m.dialWithin(300*time.Millisecond, "sha", "10.2.1.2:2222") {
+		t.Error("enforcing, the agent's guard lets an unwanted connection in")
+	}
+	m.write("agent.yaml", m.agent()+"guard: observe\n")
+	must(t, plant.cmd.Process.Signal(syscall.SIGHUP))
+	plant.log.waitFor(t, "msg=reloaded")
+	must(t, m.ask("sha", "10.2.1.2:2222", "only observed"), m.ask("worker", "10.20.0.2:80", "as before"))
 	k.flowing(t, time.Second)
 	close(stop)
 	junk := <-done

@@ -139,6 +139,7 @@ func configure(machine string) error {
 		{"net/ipv4/conf/default/rp_filter", "0"},
 		{"net/ipv4/tcp_rmem", memory},
 		{"net/ipv4/tcp_wmem", memory},
+		{"net/ipv4/tcp_notsent_lowat", fmt.Sprint(tcpUnsent)},
 	}
 	if machine != machineClient && machine != machineOrigin {
 		set = append(set, [2]string{"net/ipv4/ip_forward", "1"}, [2]string{"net/ipv6/conf/all/forwarding", "1"})

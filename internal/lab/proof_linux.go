@@ -78,10 +78,11 @@ func (p *Proof) run(ctx context.Context, o *ProofOptions, check string, progress
 
 // inLab runs something in a lab that is up and warm.
 func inLab(ctx context.Context, o Options, run func(*Lab) error) error {
-	lab, _, err := ready(ctx, o)
+	lab, cold, err := ready(ctx, o)
 	if err != nil {
 		return err
 	}
+	lab.cold = cold
 	return errors.Join(run(lab), lab.down())
 }
 
@@ -90,7 +91,9 @@ func (lab *Lab) measured(ctx context.Context, o RunOptions, to **Result) (err er
 	o.Options = lab.state.Options
 	ctx, cancel := context.WithTimeout(ctx, o.Window+compareGrace)
 	defer cancel()
-	*to, _, err = lab.measure(ctx, kernelNetwork{o.Options}, o)
+	if *to, _, err = lab.measure(ctx, kernelNetwork{o.Options}, o); err == nil && lab.cold != "" {
+		(*to).Warnings = append((*to).Warnings, coldWarning(lab.cold))
+	}
 	return err
 }
 

@@ -241,6 +241,7 @@ func frames() map[string]struct {
 	add("v6 payload length of half a UDP header", Unparsed, udp(v6()), ip(5, 7))
 	add("v6 payload length of the options alone", Unparsed, v6(options(destOptions, 1)), ip(5, 8))
 	add("v6 payload length of half the options", Unparsed, v6(options(destOptions, 2), options(destOptions, 1)), ip(5, 16))
+	add("v6 ICMP behind the payload length", Unparsed, v6(options(destOptions, 2)), ip(5, 8), ip(40, 58))
 	add("v6 first fragment with ports in the padding", Unparsed, v6(ext(fragment, 0, 0, 1, 0, 0, 0, 0)), ip(5, 8))
 	add("v6 hop by hop", CapturedNew, v6(options(hopByHop, 1)))
 	add("v6 long options", CapturedNew, v6(options(destOptions, 3), options(hopByHop, 2)))

@@ -435,6 +435,19 @@ func TestReplies(t *testing.T) {
 		t.Errorf("live %+v, reply %+v", l, r)
 	}
 
+	// Probes 5 ms apart over a round trip of 2.5 s: all of them are under way at once.
+	const flying = 500
+	for n := range uint32(flying) {
+		send(datagram(asker4, reflector4, probe(20+n)))
+	}
+	replies.SetDeadline(time.Now().Add(waitLimit))
+	for n := range uint32(flying) {
+		take("one of many under way", answer(asker4, reflector4, probe(20+n)), ProbeReply)
+		if r, err := replies.Read(); err != nil || r.Sequence != 20+n || r.Sent == 0 {
+			t.Fatalf("reply %+v, %v, want number %d", r, err, 20+n)
+		}
+	}
+
 	// A foreign reflector; nothing watches egress.
 	for _, n := range []uint32{10, 11} {
 		take("plain answer", answer(asker6, reflector6, stampRequest(n, 1, 2, 0)), ProbeReply)

@@ -71,6 +71,8 @@ type Options struct {
 	// Programs is the directory of landbridge-gateway, landbridge-agent and landbridge, and of other tools that are not
 	// in the PATH; "" is the running program's.
 	Programs string
+
+	bare bool // links and machines alone: no way across the border
 }
 
 // GuardModes are the values of Options.Guard.

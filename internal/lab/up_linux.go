@@ -57,8 +57,10 @@ func start(ctx context.Context, o Options, detached bool) (lab *Lab, err error) 
 	if o.Programs, err = o.programDir(); err != nil {
 		return nil, err
 	}
-	if err := o.via().check(o); err != nil {
-		return nil, err
+	if !o.bare {
+		if err := o.via().check(o); err != nil {
+			return nil, err
+		}
 	}
 	for _, m := range o.machines() {
 		if _, err := os.Stat("/run/netns/" + o.namespace(m)); err == nil {
@@ -98,6 +100,9 @@ func start(ctx context.Context, o Options, detached bool) (lab *Lab, err error) 
 		if err := wan.InNamespace(o.namespace(r.machine), func() error { return addRoute(r) }); err != nil {
 			return lab, err
 		}
+	}
+	if o.bare {
+		return lab, nil
 	}
 	return lab, o.via().start(ctx, lab, detached)
 }

@@ -249,6 +249,12 @@ func (p *pathTx) onReport(now time.Time, at stamp, s *pathReport, lost []lostRef
 	if p.low > p.largest {
 		largestAt = at
 	}
+	// Not p.rtt, of probes answered on the same path: reports come back on the quickest, and what is in flight is what
+	// they have not told yet. With p.rtt, Drain left a queue as long as the difference, and took it for a rival's.
+	var told time.Duration
+	if newAck {
+		told = (at - largestAt).duration()
+	}
 	var ackPkts, lostPkts int
 	limited := false
 	p.newlyLostB = 0
@@ -313,7 +319,7 @@ func (p *pathTx) onReport(now time.Time, at stamp, s *pathReport, lost []lostRef
 					RecvElapsed: elapsed,
 					OWD:         time.Duration(int32(s.owd)) * time.Microsecond,
 					OWDMin:      time.Duration(int32(s.owdMin)) * time.Microsecond,
-					RTT:         p.rtt, Inflight: p.inflight, AppLimited: limited || ackPkts == 0,
+					RTT:         told, Inflight: p.inflight, AppLimited: limited || ackPkts == 0,
 				})
 			}
 			p.lastPackets, p.lastBytes, p.lastRecv = s.packets, s.bytes, s.at

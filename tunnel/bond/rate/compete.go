@@ -29,8 +29,11 @@ const (
 	heavyLoss  = 0.1
 	heavyShare = 0.62
 	// mostUp and mostDown bound the change a cycle, about nine round trips long.
+	// Beside loss it is lossyUp: who overruns the queue (BBR version 1) had half
+	// a minute of the lion's share while mostUp caught up.
 	mostUp   = 1.5
 	mostDown = 0.8
+	lossyUp  = 2.0
 	// aloneDrop is the part of the expected fall of the queue in Down that
 	// shows the queue to be this sender's own; twice in a row it must.
 	aloneDrop = 0.75
@@ -40,7 +43,7 @@ const (
 	drainSlow = 0.82
 	// overSend bounds the rate by what is delivered of it, above soleShare.
 	overSend  = 1.1
-	lossySend = 1.5 // and while there is loss
+	lossySend = 2 // and while there is loss
 	// aloneShare is a share that is as good as the whole, when it is seen
 	// in one cycle, with soleShare on average.
 	aloneShare = 0.9
@@ -212,7 +215,11 @@ func (c *Controller) steer() {
 	case c.over > 0 && c.share > lossShare*fair:
 		g = min(g, 0.95)
 	}
-	c.bw *= min(max(g, mostDown), mostUp)
+	up := mostUp
+	if c.over > 0 {
+		up = lossyUp
+	}
+	c.bw *= min(max(g, mostDown), up)
 	if c.plain > 0 && c.share > soleShare {
 		c.bw = min(c.bw, overSend*c.plain)
 	}

@@ -211,7 +211,11 @@ func (c *Controller) stepUp(now time.Time, m float64, app, ok, busy bool) {
 	if c.judgeLoss(now, m, ok) {
 		return
 	}
-	if q > max(c.fromQ, 0)+5*time.Millisecond+c.delay.jitter()/2 {
+	full := 5*time.Millisecond + c.delay.jitter()/2
+	if c.pulsed {
+		full += c.delay.jitter() // there is room, and each look may be jitter
+	}
+	if q > max(c.fromQ, 0)+full {
 		if q > max(c.fromQ, 0)+8*time.Millisecond+2*c.delay.jitter() {
 			c.queueSeen = now
 			c.policed = false

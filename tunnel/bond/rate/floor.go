@@ -19,9 +19,12 @@ func (c *Controller) tryFloor(now time.Time, m float64, ok bool) bool {
 	}
 	switch {
 	case l < expected:
-		if l < c.loss.floor-lossMargin-2*c.loss.sigma(n) {
+		switch {
+		case l < c.loss.floor-lossMargin-2*c.loss.sigma(n):
 			c.loss.accept(l) // the floor was some queue's or policer's
-		} else {
+		case l < c.loss.floor && c.policed:
+			c.loss.floor = (l + c.loss.floor) / 2 // perhaps in part
+		default:
 			c.loss.fold(l, n)
 		}
 		if p := c.cruiseLoss; c.trial == 0 && p > l+lossMargin+2*c.loss.sigma(n) {

@@ -211,7 +211,11 @@ func (c *Controller) sample() (rate float64, appLimited, ok bool) {
 func (c *Controller) credit(sum interval) float64 {
 	delivered, lost := float64(sum.delivered), float64(sum.lost)
 	credit := 0.0
-	if c.loss.known() {
+	switch {
+	case !c.loss.known():
+	case c.policed:
+		credit = c.loss.floor // a policer drops what is too much at once: more than the floor is no luck
+	default:
 		credit = min(c.loss.floor+c.loss.sigma(float64(sum.packets)), maxFloor)
 	}
 	return (delivered + min(lost, delivered*credit/(1-credit))) / seconds(sum.elapsed)

@@ -73,10 +73,12 @@ type Sample struct {
 	// OWD and OWDMin are receiver clock minus sender clock of the last and of
 	// the quickest packet of the interval. Their offset is unknown.
 	OWD, OWDMin time.Duration
-	RTT         time.Duration // the path's round trip, queues included
-	Inflight    int64         // bytes sent, neither delivered nor lost yet
-	AppLimited  bool          // the sender had nothing queued at some time of the interval
-	CE          int           // packets marked ECN-CE
+	// RTT is the time from the sending of the newest packet told of to this report, by whatever way that came, queues
+	// included; 0 when no newer packet is told of than before.
+	RTT        time.Duration
+	Inflight   int64 // bytes sent, neither delivered nor lost yet
+	AppLimited bool  // the sender had nothing queued at some time of the interval
+	CE         int   // packets marked ECN-CE
 }
 
 // Controller is the rate controller of one path. Make it with New.
@@ -87,7 +89,7 @@ type Controller struct {
 	delay   delayFilter
 	loss    lossFilter
 	rtt     time.Duration // shortest recent round trip
-	lastRTT time.Duration
+	lastRTT time.Duration // the longest lately
 	rttAt   time.Time
 	last    time.Time // last report
 	sent    time.Time // last OnSend
@@ -163,7 +165,7 @@ func (c *Controller) updateRTT(now time.Time, rtt time.Duration) {
 	if rtt <= 0 {
 		return
 	}
-	c.lastRTT = rtt
+	c.lastRTT = max(rtt, c.lastRTT+(rtt-c.lastRTT)/8) // reports may alternate between ways
 	if c.rtt == 0 || rtt <= c.rtt {
 		c.rtt, c.rttAt = rtt, now
 	} else if q := c.queue(); now.Sub(c.rttAt) > rttWindow && q < 2*c.target()+c.delay.jitter() {

@@ -21,6 +21,7 @@ var steadyLinks = []struct {
 	{"typical/ct", simLink{rate: 50e6, queue: 100 * ms, delay: 90 * ms, jitter: 2 * ms, loss: 0.01, ge: [3]float64{.002, .2, .3}, back: .02}},
 	{"typical/cm", simLink{rate: 50e6, queue: 100 * ms, delay: 80 * ms, jitter: 5 * ms, loss: 0.02, ge: [3]float64{.003, .15, .3}, back: .04}},
 	{"heavy/ct", simLink{rate: 50e6, queue: 60 * ms, delay: 90 * ms, jitter: 5 * ms, loss: 0.05, ge: [3]float64{.005, .1, .2}, back: .09}},
+	{"heavy/cu", simLink{rate: 50e6, queue: 60 * ms, delay: 110 * ms, jitter: 5 * ms, loss: 0.03, back: .03}},
 	{"heavy/cm", simLink{rate: 50e6, queue: 60 * ms, delay: 80 * ms, jitter: 10 * ms, loss: 0.10, back: .1}},
 	{"skewed/fast", simLink{rate: 100e6, queue: 100 * ms, delay: 60 * ms, loss: 0.001}},
 	{"skewed/mid", simLink{rate: 20e6, queue: 100 * ms, delay: 150 * ms, loss: 0.01}},

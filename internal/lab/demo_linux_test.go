@@ -207,6 +207,16 @@ func checkStatus(t *testing.T, st admin.Status) {
 	}
 }
 
+// allUp tells whether all carriers of a gateway are up.
+func allUp(st admin.Status) bool {
+	for _, name := range carriers {
+		if p, _, ok := pathOf(map[string]admin.Status{machineFra: st}, machineFra, machineSha, name); !ok || p.State != admin.PathUp {
+			return false
+		}
+	}
+	return true
+}
+
 func TestMemoryTunnel(t *testing.T) {
 	st, err := startMemoryTunnel(t.Context(), normalised(t, Options{Scenario: "clean", Seed: testSeed(t)}))
 	if err != nil {
@@ -223,6 +233,10 @@ func TestMemoryTunnel(t *testing.T) {
 	}
 	if !res.SumOK || len(res.Errors) > 0 || res.Bytes != 1_000_000 {
 		t.Errorf("%+v", res)
+	}
+	// A busy machine stops this process for longer than a path may be silent.
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end) && !allUp(st.fra.Status()); {
+		time.Sleep(50 * time.Millisecond)
 	}
 	checkStatus(t, st.fra.Status())
 	stats, err := st.Stats()

@@ -63,6 +63,9 @@ type Direction struct {
 	BurstEnter float64 `json:"burst_enter"`
 	BurstLeave float64 `json:"burst_leave"`
 	Delay      Delay   `json:"delay"` // one way; Median - Min and the like are exact, see the package comment
+	// Filling: the bond looks for the path's rate, or drains the queue that made. Queue is the queue it sees it has.
+	Filling bool          `json:"filling,omitempty"`
+	Queue   time.Duration `json:"queue,omitempty"`
 }
 
 // PathState is a snapshot of one path, all that Select knows of it.

@@ -87,6 +87,15 @@ func (t *Table) Delivered(id uint8, rateBitsPerSec, capacityBitsPerSec int64) {
 	}
 }
 
+// Self takes what the bond itself does to a direction of a path: whether its sender fills the path now, to find the rate,
+// or drains what that left, and the queue that the sender sees it has (0: none, or not known). What was sent before filling
+// ends still meets it, a round trip long.
+func (t *Table) Self(id uint8, way Way, filling bool, queue time.Duration) {
+	if tr := t.byID[id]; tr != nil && way <= Back {
+		tr.dir[way].filling, tr.dir[way].queue = filling, max(queue, 0)
+	}
+}
+
 // Advance moves the states of all paths on. Call it after events and at least every 20 ms; it reports whether a state
 // changed.
 func (t *Table) Advance(now time.Duration) (changed bool) {
@@ -169,7 +178,7 @@ func delayOf(w *delayWindow, least, shift time.Duration) Delay {
 
 func (d *direction) figures(now time.Duration, shift time.Duration) Direction {
 	c := d.loss.counts(now, lossSeconds)
-	f := Direction{Packets: c.Packets, Delay: delayOf(&d.delay, d.least, shift)}
+	f := Direction{Packets: c.Packets, Delay: delayOf(&d.delay, d.least, shift), Filling: d.filling, Queue: d.queue}
 	f.Delay.Jitter = time.Duration(d.jitter)
 	if c.Packets > 0 {
 		f.Loss = float64(c.Lost) / float64(c.Packets)

@@ -129,7 +129,10 @@ func TestTableLimits(t *testing.T) {
 	table.Traffic(0, 4, Out, Counts{Packets: 1, Lost: 2})
 	table.Traffic(0, 4, 7, Counts{Packets: 1})
 	table.Delivered(3, 1, 1)
-	if got := table.States(0, nil)[3]; got.ID != 4 || got.Out.Packets != 0 {
+	table.Self(3, Out, true, 1)
+	table.Self(4, 7, true, 1)
+	table.Self(4, Back, true, -1)
+	if got := table.States(0, nil)[3]; got.ID != 4 || got.Out.Packets != 0 || got.Out.Filling || !got.Back.Filling || got.Back.Queue != 0 {
 		t.Errorf("%+v", got)
 	}
 }

@@ -95,6 +95,8 @@ type direction struct {
 	lossTest lossTest
 	rise     delayTest
 	least    time.Duration // least delay, as of the last snapshot
+	filling  bool          // as Table.Self had it last, and queue
+	queue    time.Duration
 }
 
 func (d *direction) sample(now time.Duration, delay time.Duration, long, first bool) {

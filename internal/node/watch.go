@@ -538,6 +538,8 @@ func (p *peerWatch) count(now time.Duration, ps *bond.PathStats) {
 		}
 		p.table.Delivered(ps.ID, int64(rate), ps.Bandwidth)
 	}
+	p.table.Self(ps.ID, pathsel.Out, ps.Filling, ps.Queue)
+	p.table.Self(ps.ID, pathsel.Back, ps.FillingIn, 0) // the peer's queue is the peer's to know
 	p.counted[ps.ID] = next
 }
 

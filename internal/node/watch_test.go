@@ -146,6 +146,22 @@ func TestSince(t *testing.T) {
 	}
 }
 
+// TestCount: pathsel learns of each direction whether the bond's own sender fills it.
+func TestCount(t *testing.T) {
+	p := &peerWatch{table: pathsel.NewTable(0), counted: map[uint8]counted{}}
+	for id, want := range []bond.PathStats{{Filling: true, Queue: time.Millisecond}, {FillingIn: true}} {
+		want.ID = uint8(id)
+		if err := p.table.Add(0, want.ID, "path"); err != nil {
+			t.Fatal(err)
+		}
+		p.count(time.Second, &want)
+		got := p.table.States(time.Second, nil)[id]
+		if got.Out.Filling != want.Filling || got.Back.Filling != want.FillingIn || got.Out.Queue != want.Queue || got.Back.Queue != 0 {
+			t.Errorf("path %d: out %+v, back %+v", id, got.Out, got.Back)
+		}
+	}
+}
+
 // TestClasses: the packages count the classes alike.
 func TestClasses(t *testing.T) {
 	for c := range pathsel.Class(pathsel.NumClasses) {

@@ -33,6 +33,7 @@ type pathRx struct {
 	probed     bool  // the probe probeSeq waits for its report
 	probeSeq   uint32
 	lastSource stamp
+	filling    bool // by what the newest datagram says
 
 	// what Session.measure keeps: loss over about lossSpan packets, and the greatest rate, packets a second
 	lossShare, peak float64

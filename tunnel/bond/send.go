@@ -142,8 +142,11 @@ func (u *uplink) write(b *Bond, ms []Message, who []uint8) {
 func (b *Bond) emit(now time.Time, at stamp, p *pathTx, h header, body []byte, eliciting, source bool) uint64 {
 	size := headerSize + len(body) + tagSize + frameOverhead
 	seq := p.record(now, at, size, eliciting, source, h.lane, uint64(h.laneSeq))
-	if h.kind == kindSource && h.aux == auxAgain {
+	if h.kind == kindSource && h.aux&auxAgain != 0 {
 		p.resent++
+	}
+	if h.kind.tellsFilling() && p.ctrl.Filling() {
+		h.aux |= auxFilling
 	}
 	h.path, h.bond, h.seq, h.sent = p.id, b.id, uint32(seq), uint32(at)
 	m := b.out.next(headerSize + len(body))

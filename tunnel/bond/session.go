@@ -329,6 +329,9 @@ func (s *Session) accept(now time.Time, at stamp, u *uplink, addr netip.AddrPort
 		back.recv++
 		back.recvBytes += uint64(len(d) + frameOverhead)
 	}
+	if newest && h.kind.tellsFilling() {
+		rx.filling = h.aux&auxFilling != 0
+	}
 	body := d[headerSize : len(d)-tagSize]
 	switch h.kind {
 	case kindSource:
@@ -337,7 +340,7 @@ func (s *Session) accept(now time.Time, at stamp, u *uplink, addr netip.AddrPort
 			b.host.drops.laneRefused.Add(1)
 			return
 		}
-		if h.aux != auxAgain { // repetitions have no time to keep
+		if h.aux&auxAgain == 0 { // repetitions have no time to keep
 			l.rx.active[h.path] = at
 		}
 		rx.lastSource = at
@@ -346,7 +349,7 @@ func (s *Session) accept(now time.Time, at stamp, u *uplink, addr netip.AddrPort
 			s.equalise(at, l.rx)
 		}
 		seq, sent := extend(h.laneSeq, l.rx.high), at-stamp(owd)
-		if h.aux == auxAgain {
+		if h.aux&auxAgain != 0 {
 			sent = l.rx.sentAbout(seq)
 		}
 		l.rx.source(at, seq, body, sent)

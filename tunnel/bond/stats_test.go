@@ -115,3 +115,48 @@ func TestProbeKeys(t *testing.T) {
 		t.Errorf("%d keys, want %d", len(seen), 4*MaxPaths)
 	}
 }
+
+// TestFilling: while a session finds the paths' rates, both ends know whose queue is on them; a path that carries probes
+// alone, a while later, has none.
+func TestFilling(t *testing.T) {
+	seed := testSeed(t)
+	inBubble(t, func(t *testing.T) {
+		w := newWorld(t, seed, wan.Impairment{Rate: 20e6, Delay: 30 * time.Millisecond, Queue: 100 * time.Millisecond},
+			wan.Impairment{Rate: 50e6, Delay: 80 * time.Millisecond, Queue: 100 * time.Millisecond})
+		defer w.close()
+		w.sessions()
+		const step, seconds = 5 * time.Millisecond, 5
+		// Steps in which the sender said it, those in which the receiver did, and the greatest queue in neither.
+		var out, in [2]int
+		var other [2]time.Duration
+		for range seconds * int(time.Second/step) {
+			time.Sleep(step)
+			sender, receiver := w.b.bond.Stats(), w.a.bond.Stats()
+			for i := range sender.Paths {
+				s, r := &sender.Paths[i], &receiver.Paths[i]
+				if s.Filling {
+					out[i]++
+				}
+				if r.FillingIn {
+					in[i]++
+				}
+				if !s.Filling && !r.FillingIn {
+					other[i] = max(other[i], s.Queue)
+				}
+			}
+		}
+		t.Logf("filling: %v steps of %v at the sender, %v seen by the receiver; queue otherwise up to %v", out, step, in, other)
+		sender, receiver := w.b.bond.Stats(), w.a.bond.Stats()
+		for i := range out {
+			if out[i] < 20 || out[i] > 400 || in[i] < out[i]*3/4 || in[i] > out[i]*5/4+10 {
+				t.Errorf("path %d: filling for %d steps, seen for %d, want 20 to 400 and about as many", i, out[i], in[i])
+			}
+			if other[i] > 25*time.Millisecond {
+				t.Errorf("path %d: a queue of %v, and nobody said it was filling", i, other[i])
+			}
+			if sender.Paths[i].Filling || receiver.Paths[i].FillingIn {
+				t.Errorf("path %d is still filling after %d s", i, seconds)
+			}
+		}
+	})
+}

@@ -14,7 +14,8 @@ import (
 // Path sequence number and send time (microseconds of the sender's clock) are the low 32 bits; the receiver extends
 // them. aux and lane seq mean: source: auxAgain for a repetition, the
 // packet's number; repair: symbols covered minus one, the first of them;
-// report: 0, the report's number; otherwise 0.
+// report: 0, the report's number; otherwise 0. Source, probe and padding tell
+// by auxFilling that the sender makes a queue on the path.
 const (
 	wireVersion = 1
 	headerSize  = 20
@@ -40,8 +41,15 @@ const (
 // ErrMalformed is returned for a datagram that does not parse.
 var ErrMalformed = errors.New("malformed datagram")
 
-// auxAgain marks a source datagram that repeats an earlier one.
-const auxAgain = 1
+// auxAgain marks a source datagram that repeats an earlier one; auxFilling the datagrams of a path whose sender looks
+// for its rate, or drains the queue which that made.
+const (
+	auxAgain   = 1
+	auxFilling = 2
+)
+
+// tellsFilling tells whether auxFilling has a meaning in datagrams of the kind.
+func (k kind) tellsFilling() bool { return k == kindSource || k == kindProbe || k == kindPadding }
 
 type header struct {
 	kind    kind

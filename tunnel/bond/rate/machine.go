@@ -25,6 +25,10 @@ func (c *Controller) State() string {
 	return stateNames[c.state]
 }
 
+// Filling tells that the queue is of the controller's own making: it looks for the rate, with enough to send for that, or
+// drains what that left behind or what stood when the rate fell.
+func (c *Controller) Filling() bool { return c.state == startup && c.fed || c.state == drain }
+
 const (
 	startupGain  = 2.77 // draft-ietf-ccwg-bbr, BBRStartupPacingGain
 	startupGrow  = 1.25 // growth a round that keeps Startup going

@@ -92,6 +92,7 @@ type Controller struct {
 	last    time.Time // last report
 	sent    time.Time // last OnSend
 	inited  bool
+	fed     bool // there was always something to send in the last report's time
 
 	inflight  int64
 	siblings  int
@@ -151,7 +152,7 @@ func (c *Controller) OnReport(now time.Time, s Sample) {
 		c.rates.add(s)
 		c.loss.add(s, c.floorEligible(now))
 	}
-	c.inited = true
+	c.inited, c.fed = true, !s.AppLimited
 	c.step(now, s, dt)
 }
 

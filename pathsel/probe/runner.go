@@ -121,6 +121,14 @@ func (r *Runner) RemovePath(id uint8) {
 	r.sender.RemovePath(id)
 }
 
+// Pace changes the interval between a path's probes; 0 is that of the configuration.
+func (r *Runner) Pace(id uint8, interval time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.sender.Pace(r.cfg.Clock(), id, interval)
+	r.nudge()
+}
+
 // Boost probes a path at stamp.BoostInterval until then.
 func (r *Runner) Boost(id uint8, until time.Duration) {
 	r.mu.Lock()

@@ -39,13 +39,15 @@ type PathStats struct {
 	// Filling: our rate controller looks for the path's rate, or drains the queue that made, so that delay and loss to
 	// the peer are its own doing. FillingIn is the same of the peer's controller, and of what comes from there.
 	Filling, FillingIn bool
-	Sent, Lost         uint64 // datagrams
-	Repairs            uint64 // of Sent: FEC repair symbols
-	Resent             uint64 // of Sent: packets sent before
-	SentBytes          uint64 // with Ethernet, IP and UDP headers
-	Received           uint64
-	ReceivedBytes      uint64
-	MTU                int // largest IP packet that is known to arrive; 0: not known yet
+	// Limiting: Bandwidth is what the path carries. Otherwise there was not enough to send lately to tell.
+	Limiting      bool
+	Sent, Lost    uint64 // datagrams
+	Repairs       uint64 // of Sent: FEC repair symbols
+	Resent        uint64 // of Sent: packets sent before
+	SentBytes     uint64 // with Ethernet, IP and UDP headers
+	Received      uint64
+	ReceivedBytes uint64
+	MTU           int // largest IP packet that is known to arrive; 0: not known yet
 	// Out and In are what came of the datagrams of this session, both ways: not Sent and Received, which count datagrams
 	// under way and whole lives.
 	Out, In Fates
@@ -86,7 +88,7 @@ func (b *Bond) Stats() Stats {
 		ps := PathStats{
 			ID: p.id, Out: p.fates, Name: p.name, Uplink: p.uplink.name, Local: p.uplink.socket().LocalAddr(), Remote: p.remote, State: p.state, RTT: p.rtt,
 			Loss: p.lossShort, LossFloor: p.ctrl.LossFloor(), Bandwidth: p.ctrl.Bandwidth(), Queue: p.ctrl.QueueDelay(),
-			Controller: p.ctrl.State(), Filling: p.ctrl.Filling(), Pacing: p.ctrl.PacingRate(), InFlight: p.inflight, ExtraDelay: p.ctrl.ExtraDelay(),
+			Controller: p.ctrl.State(), Filling: p.ctrl.Filling(), Limiting: p.ctrl.Limiting(), Pacing: p.ctrl.PacingRate(), InFlight: p.inflight, ExtraDelay: p.ctrl.ExtraDelay(),
 			Sent: p.sent, Lost: p.lost, Repairs: p.repairs, Resent: p.resent, SentBytes: p.sentBytes,
 			Received: p.recv, ReceivedBytes: p.recvBytes,
 		}

@@ -49,8 +49,10 @@ struct {
 } senders SEC(".maps");
 
 /* When the last probes of each path went out, by sequence number. An answer is
- * looked for here, and found once: a repeated one is no sign of life. */
-#define SENT_SLOTS 32
+ * looked for here, and found once: a repeated one is no sign of life. At 400
+ * probes a second, those of a path in doubt, it is enough for 640 ms there and
+ * back; with 32 the answers of a longer path were all late. */
+#define SENT_SLOTS 256
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

@@ -435,6 +435,20 @@ func TestReplies(t *testing.T) {
 		t.Errorf("live %+v, reply %+v", l, r)
 	}
 
+	// A path in doubt has many probes on the way.
+	const flying = 200
+	for n := range uint32(flying) {
+		send(datagram(asker4, reflector4, probe(1000+n)))
+	}
+	for n := range uint32(flying) {
+		take("answer after many more probes", answer(asker4, reflector4, probe(1000+n)), ProbeReply)
+	}
+	replies.SetDeadline(time.Now().Add(time.Second))
+	for range flying {
+		_, err := replies.Read()
+		must(t, err)
+	}
+
 	// A foreign reflector; nothing watches egress.
 	for _, n := range []uint32{10, 11} {
 		take("plain answer", answer(asker6, reflector6, stampRequest(n, 1, 2, 0)), ProbeReply)

@@ -80,7 +80,7 @@ func (s *sendHalf) batch(buf []byte, from, to int, boundary bool) error {
 			s.began = now
 		} else if now.Sub(s.last) > elephantPause {
 			s.began, s.before = now, s.sent
-			s.moveAt = s.sent + s.ses.node.cfg.ElephantBytes
+			s.moveAt = s.sent + s.ses.node.large.Load()
 		}
 	}
 	if err := s.write(buf[from:to]); err != nil {
@@ -144,7 +144,7 @@ func (s *sendHalf) wantsMove() bool {
 func (s *sendHalf) move() error {
 	l, str := s.ses.openContinuation(s.lane, s.id, s.dir)
 	if str == nil {
-		s.moveAt = s.sent + max(s.ses.node.cfg.ElephantBytes, 1)
+		s.moveAt = s.sent + max(s.ses.node.large.Load(), 1)
 		return nil
 	}
 	if err := s.control(frameMoved); err != nil {

@@ -107,7 +107,7 @@ func TestReadRecordErrors(t *testing.T) {
 	for _, tt := range []struct{ name, old, new, want string }{
 		{"no JSON", line, "hello", "invalid character"},
 		{"empty", line, "", "EOF"},
-		{"version", `{"v":2`, `{"v":1`, "version 1, want 2"},
+		{"version", `{"v":2`, `{"v":1`, "of another version: 1, want 2"},
 		{"unknown key", `{"v":2`, `{"x":1,"v":2`, `unknown field "x"`},
 		{"flaps", `"flaps":0`, `"flaps":-1`, "flaps outside 0 to 6"},
 		{"policy", `"elephant_bytes":262144`, `"elephant_bytes":1`, "elephant 1 bytes"},

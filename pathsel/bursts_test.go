@@ -53,11 +53,12 @@ func TestBurstsAreNoSilence(t *testing.T) {
 func TestOwnQueue(t *testing.T) {
 	for _, tt := range []struct {
 		name     string
-		told     bool // pathsel knows whose queue it is
+		told     Self // what pathsel is told meanwhile
 		min, max int  // moves of all classes in a run
 	}{
-		{"known", true, 0, 2},
-		{"unknown", false, 3, 99},
+		{"filling", Self{Filling: true}, 0, 2},
+		{"loading", Self{Loading: true, Queue: 50 * ms}, 0, 2},
+		{"neither", Self{}, 3, 99},
 	} {
 		for _, seed := range seeds(t, 3) {
 			s := newSim(t, seed, three...)
@@ -74,16 +75,12 @@ func TestOwnQueue(t *testing.T) {
 							loss = " loss 30%"
 						}
 						s.set(path, way, "50mbit jitter 2ms delay "+delay.String()+loss)
-						if tt.told {
-							s.table.Self(s.now, uint8(path), way, true, 0)
-						}
 						s.run(s.now + 100*ms)
+						s.table.Self(s.now, uint8(path), way, tt.told)
 					}
 					s.set(path, way, three[path])
 					for range 5 {
-						if tt.told {
-							s.table.Self(s.now, uint8(path), way, false, 0)
-						}
+						s.table.Self(s.now, uint8(path), way, Self{})
 						s.run(s.now + 100*ms)
 					}
 				}
@@ -103,12 +100,12 @@ func TestFillingIsNoCover(t *testing.T) {
 	s.run(20 * time.Second)
 	start, path := s.now, s.d.Classes[Realtime].Path
 	s.set(int(path), 2, "50mbit jitter 2ms loss 8% delay 90ms")
-	for s.now < start+20*time.Second && s.d.Classes[Realtime].Path == path {
-		s.table.Self(s.now, path, Out, true, 0)
-		s.table.Self(s.now, path, Back, true, 0)
+	for s.now < start+60*time.Second && s.d.Classes[Realtime].Path == path {
+		s.table.Self(s.now, path, Out, Self{Filling: true})
+		s.table.Self(s.now, path, Back, Self{Filling: true})
 		s.run(s.now + 100*ms)
 	}
-	if took := s.now - start; took < 5*time.Second || took > 10*time.Second {
-		t.Errorf("moved after %v, want 5 to 10 s", took)
+	if took := s.now - start; took < 20*time.Second || took > 35*time.Second {
+		t.Errorf("moved after %v, want 20 to 35 s", took)
 	}
 }

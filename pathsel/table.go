@@ -35,7 +35,7 @@ func (t *Table) Add(now time.Duration, id uint8, name string) error {
 	}
 	tr := &track{id: id, name: name, interval: t.interval, since: now, why: "no reply yet", boostSince: now, tuned: -1}
 	for i := range tr.dir {
-		tr.dir[i].fillSeen, tr.dir[i].fillLeft = now, fillBudget
+		tr.dir[i].selfSeen, tr.dir[i].selfLeft = now, fillFirst
 	}
 	t.tracks = append(t.tracks, tr)
 	t.byID[id] = tr
@@ -100,13 +100,22 @@ func (t *Table) Delivered(now time.Duration, id uint8, rateBitsPerSec, capacityB
 	}
 }
 
-// Self takes what the bond itself does to a direction of a path: whether its sender fills the path now, to find the rate,
-// or drains what that left, and the queue that the sender sees it has (0: none, or not known). What was sent before filling
-// ends still meets it, a round trip long. Until then delay and loss of that direction count for nothing: all paths are
-// filled in turn, and who moved for it would move back. Call it every 100 ms.
-func (t *Table) Self(now time.Duration, id uint8, way Way, filling bool, queue time.Duration) {
+// Self is what the bond itself does to a direction of a path.
+type Self struct {
+	// Filling: the sender looks for the path's rate, or drains what that left.
+	Filling bool
+	// Loading: it sends enough to make a queue.
+	Loading bool
+	// Queue is the one that the sender sees it has; 0: none, or not known, as on the way back.
+	Queue time.Duration
+}
+
+// Self takes that; call it every 100 ms. What is sent before filling ends still meets the queue, a round trip long. Until
+// then, and while there is a queue under the bond's own load, delay and loss of that direction count for nothing, within a
+// budget: all paths are filled in turn, and who moved for it would move back.
+func (t *Table) Self(now time.Duration, id uint8, way Way, s Self) {
 	if tr := t.byID[id]; tr != nil && way <= Back {
-		tr.dir[way].self(now, filling, max(queue, 0), tr.expected())
+		tr.dir[way].load(now, way, s, tr.expected())
 	}
 }
 
@@ -200,7 +209,7 @@ func delayOf(w *delayWindow, least, shift time.Duration) Delay {
 
 func (d *direction) figures(now time.Duration, shift time.Duration) Direction {
 	c := d.loss.counts(now, lossSeconds)
-	f := Direction{Packets: c.Packets, Delay: delayOf(&d.delay, d.least, shift), Filling: d.filling, Queue: d.queue}
+	f := Direction{Packets: c.Packets, Delay: delayOf(&d.delay, d.least, shift), Filling: d.self.Filling, Queue: d.self.Queue}
 	f.Delay.Jitter = time.Duration(d.jitter)
 	if c.Packets > 0 {
 		f.Loss = float64(c.Lost) / float64(c.Packets)

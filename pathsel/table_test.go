@@ -59,7 +59,7 @@ func TestStates(t *testing.T) {
 		{"first reply", "", "--.", StateUp},
 		{"settled", settled, "", StateUp},
 		{"one lost", settled, "x.", StateUp},
-		{"silent for 150 ms", settled, "---", StateUp}, // the replies are due after 100 ms
+		{"silent for 150 ms", settled, "---", StateUp},  // the replies are due after 100 ms
 		{"silent for 200 ms", settled, "----", StateUp}, // a burst of lost probes looks the same
 		{"silent for 300 ms", settled, "------", StateSuspect},
 		{"the sender stood still", settled, "          ", StateUp},
@@ -156,10 +156,10 @@ func TestTableLimits(t *testing.T) {
 	table.Traffic(0, 4, Out, Counts{Packets: 1, Lost: 2})
 	table.Traffic(0, 4, 7, Counts{Packets: 1})
 	table.Delivered(0, 3, 1, 1, true)
-	table.Self(0, 3, Out, true, 1)
-	table.Self(0, 4, 7, true, 1)
-	table.Self(0, 4, Back, true, -1)
-	if got := table.States(0, nil)[3]; got.ID != 4 || got.Out.Packets != 0 || got.Out.Filling || !got.Back.Filling || got.Back.Queue != 0 {
+	table.Self(0, 3, Out, Self{Filling: true})
+	table.Self(0, 4, 7, Self{Filling: true})
+	table.Self(0, 4, Back, Self{Filling: true})
+	if got := table.States(0, nil)[3]; got.ID != 4 || got.Out.Packets != 0 || got.Out.Filling || !got.Back.Filling {
 		t.Errorf("%+v", got)
 	}
 }

@@ -47,12 +47,16 @@ const (
 
 // What the bond does to a path by finding its rate.
 const (
-	// fillBudget is for how long at once a direction's figures are left out, and fillShare the share of the time it comes
-	// back by: a controller that drains time and again may have met with what pathsel is to find.
+	// fillFirst is for how long a direction's figures are left out at first, while lanes are warmed, and fillBudget later;
+	// fillShare is the share of the time it comes back by. A controller that drains time and again, or a queue that stays,
+	// may be what pathsel is to find.
+	fillFirst  = 30 * time.Second
 	fillBudget = 6 * time.Second
 	fillShare  = 10
-	// fillMargin is for the steps in which filling is looked at, and for the end of the queue.
-	fillMargin = 150 * time.Millisecond
+	// ownQueue is the delay over the least that shows a queue.
+	ownQueue = 20 * time.Millisecond
+	// fillMargin is for the steps in which the bond is looked at, and for the end of the queue.
+	fillMargin = 300 * time.Millisecond
 	// fillQueue is the queue that probes may meet on the way out and back meanwhile.
 	fillQueue = 200 * time.Millisecond
 )
@@ -115,26 +119,26 @@ type direction struct {
 	lossTest lossTest
 	rise     delayTest
 	least    time.Duration // least delay, as of the last snapshot
-	filling  bool          // as Table.Self had it last, and queue
-	queue    time.Duration
-	fillSeen time.Duration // when filling was last looked at
-	fillLeft time.Duration // of the budget
+	self     Self          // as Table.Self had it last
+	selfSeen time.Duration // when that was
+	selfLeft time.Duration // of the budget
 	ownUntil time.Duration // until then delay and loss are the bond's own doing
 }
 
-// self notes whether the bond fills the direction. What it sends meets the queue for a round trip more.
-func (d *direction) self(now time.Duration, filling bool, queue, roundTrip time.Duration) {
-	passed := min(now-d.fillSeen, time.Second) // after a pause nobody knows
-	d.filling, d.queue, d.fillSeen = filling, queue, now
-	if !filling {
-		d.fillLeft = min(d.fillLeft+passed/fillShare, fillBudget)
-		return
+// load notes what the bond does to the direction. What it sends meets the queue for a round trip more.
+func (d *direction) load(now time.Duration, way Way, s Self, roundTrip time.Duration) {
+	passed := min(now-d.selfSeen, time.Second) // after a pause nobody knows
+	d.self, d.selfSeen = s, now
+	queued := s.Loading && d.previous-d.least > ownQueue && (way == Back || s.Queue > ownQueue/2)
+	switch {
+	case !s.Filling && !queued:
+		d.selfLeft = max(d.selfLeft, min(d.selfLeft+passed/fillShare, fillBudget))
+	case d.selfLeft > passed:
+		d.selfLeft -= passed
+		d.ownUntil = now + roundTrip + fillMargin
+	default:
+		d.selfLeft = 0
 	}
-	if d.fillLeft -= passed; d.fillLeft <= 0 {
-		d.fillLeft = 0
-		return
-	}
-	d.ownUntil = now + roundTrip + fillMargin
 }
 
 // own tells that what happens to the direction now is the bond's own doing.

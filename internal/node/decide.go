@@ -2,11 +2,15 @@ package node
 
 import (
 	"bytes"
+	"fmt"
 	"io"
+	"log/slog"
 	"slices"
 	"time"
 
 	"github.com/landbridge/landbridge/internal/admin"
+	"github.com/landbridge/landbridge/internal/hint"
+	"github.com/landbridge/landbridge/internal/journal"
 	"github.com/landbridge/landbridge/pathsel"
 	"github.com/landbridge/landbridge/tunnel/bond"
 )
@@ -33,13 +37,16 @@ func (w *watch) decide(p *peerWatch, now time.Duration) {
 	states, was, after := p.states, p.was, &p.decision // which only this goroutine writes
 	p.mu.Unlock()
 	p.obey(now, states, after)
-	if w.kernel != nil {
-		w.kernel.decided(now, p.cfg.Name, p.paths, w.ifaces, states, after, &policy)
+	if p.kernel != nil {
+		p.kernel.decided(now, p.cfg.Name, p.paths, w.ifaces, states, after, &policy)
 	}
 	w.mu.Lock()
 	if w.peers[p.cfg.Name] == p && w.decisions.Worth(now, p.cfg.Name, changed) {
-		if _, err := w.decisions.Append(time.Now(), p.cfg.Name, states, &policy, before, after); err != nil {
+		line, err := w.decisions.Append(time.Now(), p.cfg.Name, states, &policy, before, after)
+		if err != nil {
 			w.log.Error("decision is not logged", "peer", p.cfg.Name, "err", err)
+		} else if w.disk != nil {
+			w.disk.Add(line)
 		}
 	}
 	w.mu.Unlock()
@@ -51,6 +58,17 @@ func (w *watch) decide(p *peerWatch, now time.Duration) {
 			w.log.Info("class moves", "peer", p.cfg.Name, "class", c.Class, "to", c.To.Name, "why", c.Reason(now))
 		}
 	}
+}
+
+// openDecisions opens the log of decisions on disk.
+func openDecisions(node string, c journal.Config, log *slog.Logger) (*journal.Journal, error) {
+	c.Name = node + ".decisions"
+	c.OnError = func(err error) { log.Error("decisions are not kept on disk", "dir", c.Dir, "err", err) }
+	j, err := journal.Open(c)
+	if err != nil {
+		return nil, hint.With(fmt.Errorf("decision log: %w", err), "give a directory that the program may write to with --decisions, or --decisions off")
+	}
+	return j, nil
 }
 
 // writeDecisions writes the log of decisions.

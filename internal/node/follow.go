@@ -2,9 +2,11 @@ package node
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/landbridge/landbridge/bpf"
+	"github.com/landbridge/landbridge/internal/config"
 	"github.com/landbridge/landbridge/internal/hint"
 	"github.com/landbridge/landbridge/pathsel"
 	"github.com/landbridge/landbridge/pathsel/probe"
@@ -18,12 +20,24 @@ type watchedPath struct {
 	name   string
 	uplink string
 	remote netip.AddrPort // of the bond
+	peer   uint8          // the peer's number of it; helloBit: not known yet
 }
+
+const (
+	// loadShare of what a path carries, or of the most that came in over it, may make a queue, but no less than loadLeast
+	// bits a second.
+	loadShare = 0.25
+	loadLeast = 1e6
+	// peakKept of the most that came in is left at the next look: half of it after 12 minutes.
+	peakKept = 0.9999
+)
 
 // counted is what the bond had counted at the last look.
 type counted struct {
 	out, in bond.Fates
 	bytes   uint64
+	bytesIn uint64
+	peakIn  float64 // the most bits a second that came in, of late
 	at      time.Duration
 	// delivered is when the bond last heard that a packet had arrived.
 	delivered time.Duration
@@ -33,12 +47,22 @@ type counted struct {
 func (w *watch) reflectFor(p *peerWatch, s *bond.Session) {
 	for _, id := range p.reflected {
 		w.reflector.RemoveReflected(id)
+		if p.runner != nil {
+			p.runner.RemoveReflected(id)
+		}
 	}
 	p.reflected = p.reflected[:0]
 	for path := range uint8(bond.MaxPaths) {
 		id, secret := s.ProbeKey(false, path)
 		w.reflector.AddReflected(stamp.NewKey(id, secret))
+		if w.agent && p.runner != nil { // the gateway's probes come to the socket that said hello
+			p.runner.AddReflected(stamp.NewKey(id, secret))
+		}
 		p.reflected = append(p.reflected, id)
+	}
+	if p.cfg.Kind == config.PeerAgent && p.runner != nil {
+		clear(p.aimed)
+		w.joinAgent(p)
 	}
 	if w.carriers == nil {
 		return
@@ -81,7 +105,11 @@ func (w *watch) follow(p *peerWatch, now time.Duration) {
 	for i := range st.Paths {
 		ps := &st.Paths[i]
 		seen[ps.ID] = true
-		p.paths = append(p.paths, watchedPath{ps.ID, ps.Name, ps.Uplink, ps.Remote})
+		peer := uint8(helloBit)
+		if ps.Peer >= 0 && ps.Peer < bond.MaxPaths {
+			peer = uint8(ps.Peer)
+		}
+		p.paths = append(p.paths, watchedPath{ps.ID, ps.Name, ps.Uplink, ps.Remote, peer})
 		p.mu.Lock()
 		if !p.has(ps.ID) {
 			_ = p.table.Add(now, ps.ID, ps.Name) // fails only for ids that are there and beyond a bond's paths
@@ -94,7 +122,9 @@ func (w *watch) follow(p *peerWatch, now time.Duration) {
 			delete(p.counted, id)
 			delete(p.probed, id)
 			delete(p.paced, id)
+			delete(p.aimed, id)
 			p.runner.RemovePath(id)
+			p.runner.RemovePath(helloBit | id)
 			p.mu.Lock()
 			p.table.Remove(id)
 			p.mu.Unlock()
@@ -104,11 +134,30 @@ func (w *watch) follow(p *peerWatch, now time.Duration) {
 		return
 	}
 	p.mu.Lock()
-	if p.fresh { // and so its ports
-		p.fresh = false
+	fresh := p.fresh // and so its ports
+	p.fresh = false
+	p.mu.Unlock()
+	if p.cfg.Kind == config.PeerAgent {
+		var at []netip.Addr
+		for _, path := range p.paths {
+			if a := path.remote.Addr().Unmap(); !slices.Contains(at, a) {
+				at = append(at, a)
+			}
+		}
+		if !slices.Equal(at, p.told) {
+			p.told = at
+			w.carriers.heardFrom(p.cfg.Name, at)
+		}
+		if fresh {
+			clear(p.aimed)
+			w.joinAgent(p)
+		}
+		w.probeAgent(p)
+		return
+	}
+	if fresh {
 		clear(p.probed)
 	}
-	p.mu.Unlock()
 	for _, path := range p.paths {
 		port := probePort(path.remote.Port())
 		if p.probed[path.id] || port == 0 {
@@ -119,6 +168,9 @@ func (w *watch) follow(p *peerWatch, now time.Duration) {
 		w.takeReplies(p, path, to, id, secret)
 		err := p.runner.AddPath(probe.Path{ID: path.id, Uplink: path.uplink, Remote: to, Key: stamp.NewKey(id, secret)})
 		delete(p.paced, path.id)
+		if w.agent {
+			p.sayHello(path)
+		}
 		p.probed[path.id] = err == nil // an uplink without a socket may get one
 	}
 }
@@ -132,7 +184,7 @@ func (p *peerWatch) has(id uint8) bool {
 // count takes what the bond has counted since the last time. Called with mu held.
 func (p *peerWatch) count(now time.Duration, ps *bond.PathStats) {
 	last, known := p.counted[ps.ID]
-	next := counted{out: ps.Out, in: ps.In, bytes: ps.SentBytes, at: now, delivered: last.delivered}
+	next := counted{out: ps.Out, in: ps.In, bytes: ps.SentBytes, bytesIn: ps.ReceivedBytes, at: now, delivered: last.delivered}
 	if known && ps.Out.Packets-ps.Out.Lost > last.out.Packets-last.out.Lost {
 		next.delivered = now
 	}
@@ -147,8 +199,17 @@ func (p *peerWatch) count(now time.Duration, ps *bond.PathStats) {
 		}
 		p.table.Delivered(now, ps.ID, int64(rate), ps.Bandwidth, ps.Limiting && !ps.Filling)
 	}
-	p.table.Self(now, ps.ID, pathsel.Out, ps.Filling, ps.Queue)
-	p.table.Self(now, ps.ID, pathsel.Back, ps.FillingIn, 0) // the peer's queue is the peer's to know
+	out := pathsel.Self{Filling: ps.Filling, Queue: ps.Queue}
+	in := pathsel.Self{Filling: ps.FillingIn} // the peer's queue is the peer's to know
+	if known && now > last.at {
+		rate := func(to, from uint64) float64 { return float64(to-from) * 8 / (now - last.at).Seconds() }
+		out.Loading = rate(ps.SentBytes, last.bytes) > loadShare*float64(ps.Bandwidth)
+		got := rate(ps.ReceivedBytes, last.bytesIn)
+		next.peakIn = max(got, last.peakIn*peakKept)
+		in.Loading = got > max(loadLeast, loadShare*next.peakIn)
+	}
+	p.table.Self(now, ps.ID, pathsel.Out, out)
+	p.table.Self(now, ps.ID, pathsel.Back, in)
 	p.counted[ps.ID] = next
 }
 

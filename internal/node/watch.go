@@ -13,6 +13,7 @@ import (
 	"github.com/landbridge/landbridge/internal/admin"
 	"github.com/landbridge/landbridge/internal/config"
 	"github.com/landbridge/landbridge/internal/hint"
+	"github.com/landbridge/landbridge/internal/journal"
 	"github.com/landbridge/landbridge/pathsel"
 	"github.com/landbridge/landbridge/pathsel/probe"
 	"github.com/landbridge/landbridge/tunnel/bond"
@@ -44,13 +45,16 @@ type watch struct {
 	events    admin.EventLog
 	kernel    *kernel           // nil: nothing asks there
 	carriers  *carriers         // nil: all probes are user space's
+	agent     bool              // this node is one
 	ifaces    map[string]string // interfaces by uplink
 
 	mu        sync.Mutex
 	uplinks   []config.NodeUplink
 	policy    pathsel.Policy
 	peers     map[string]*peerWatch
+	agents    map[string]*probe.Shared // by uplink: what agents are probed from
 	decisions *pathsel.Log
+	disk      *journal.Journal // nil: decisions are in memory alone
 }
 
 // peerWatch is the part of watch that belongs to one peer.
@@ -63,17 +67,22 @@ type peerWatch struct {
 
 	// Of the run goroutine.
 	session   *bond.Session
-	reflected []uint32 // key ids that the reflector has of this peer
+	reflected []uint32        // key ids that a reflector has of this peer
+	aimed     map[uint8]hello // by path, where an agent is probed
 	paths     []watchedPath
 	probed    map[uint8]bool
 	boosted   map[uint8]time.Duration
 	paced     map[uint8]time.Duration // by path, what the runner was told
 	counted   map[uint8]counted
 
+	told []netip.Addr // addresses of an agent that the guard knows
+
 	mu       sync.Mutex                  // the probe runner takes it, so its methods must not be called with it held
 	orders   [pathsel.NumClasses][]uint8 // what the bond was told
 	ports    map[string]uint16           // of the runner's sockets, by uplink
 	fresh    bool                        // there is a new socket
+	hellos   map[uint32]uint8            // an agent's paths, by the keys of their hellos
+	heard    map[uint8]hello             // by an agent's number of the path
 	table    *pathsel.Table
 	at       time.Duration
 	states   []pathsel.PathState
@@ -99,10 +108,10 @@ func listenProbe(u config.NodeUplink, port uint16) (probe.Conn, error) {
 }
 
 // newWatch makes a watch whose goroutines end with ctx and are counted in wg; run is one of them and the caller's.
-func newWatch(ctx context.Context, wg *sync.WaitGroup, cfg *config.NodeConfig, listen func(config.NodeUplink, uint16) (probe.Conn, error), k *kernel, c *carriers, log *slog.Logger) *watch {
+func newWatch(ctx context.Context, wg *sync.WaitGroup, cfg *config.NodeConfig, role string, listen func(config.NodeUplink, uint16) (probe.Conn, error), k *kernel, c *carriers, log *slog.Logger) *watch {
 	w := &watch{
 		log: log, listen: listen, ctx: ctx, wg: wg, uplinks: cfg.Uplinks, policy: cfg.Policy, kernel: k, carriers: c, ifaces: map[string]string{},
-		peers: map[string]*peerWatch{}, decisions: pathsel.NewLog(decisionBytes), reflector: probe.New(probe.Config{}),
+		agent: role == RoleAgent, agents: map[string]*probe.Shared{}, peers: map[string]*peerWatch{}, decisions: pathsel.NewLog(decisionBytes), reflector: probe.New(probe.Config{}),
 	}
 	for _, u := range cfg.Uplinks {
 		w.ifaces[u.Name] = u.Interface
@@ -133,9 +142,13 @@ func (w *watch) open(r *probe.Runner, u config.NodeUplink, port uint16) (local u
 		}
 	}
 	if err != nil && !errors.Is(err, probe.ErrClosed) {
-		w.log.Warn("paths are not probed on an uplink", "uplink", u.Name, "port", port, "err", err, "hint", hint.Of(err))
+		w.complain(u.Name, port, err)
 	}
 	return local, err == nil
+}
+
+func (w *watch) complain(uplink string, port uint16, err error) {
+	w.log.Warn("paths are not probed on an uplink", "uplink", uplink, "port", port, "err", err, "hint", hint.Of(err))
 }
 
 // openFor gives a peer's runner a socket of an uplink. Called with mu held.
@@ -156,8 +169,19 @@ func (w *watch) reopen(u config.NodeUplink) {
 	if slices.Contains(w.reflect, u.Name) {
 		w.open(w.reflector, u, probePort(u.Address.Port()))
 	}
+	w.mu.Lock()
+	if s := w.agents[u.Name]; s != nil {
+		s.Close()
+		delete(w.agents, u.Name)
+		w.openAgents(u)
+	}
+	w.mu.Unlock()
 	for _, p := range w.all() {
-		if p.runner != nil && slices.ContainsFunc(p.cfg.Paths, func(c config.Path) bool { return c.Uplink == u.Name }) {
+		if p.runner != nil && p.cfg.Kind == config.PeerAgent {
+			p.mu.Lock()
+			p.fresh = true
+			p.mu.Unlock()
+		} else if p.runner != nil && slices.ContainsFunc(p.cfg.Paths, func(c config.Path) bool { return c.Uplink == u.Name }) {
 			w.openFor(p, u)
 		}
 	}
@@ -167,21 +191,29 @@ func (w *watch) reopen(u config.NodeUplink) {
 func (w *watch) add(cfg config.Peer, b *bond.Bond) {
 	p := &peerWatch{
 		cfg: cfg, bond: b, kernel: w.kernel, table: pathsel.NewTable(0), probed: map[uint8]bool{}, boosted: map[uint8]time.Duration{}, paced: map[uint8]time.Duration{},
-		ports: map[string]uint16{}, counted: map[uint8]counted{},
+		ports: map[string]uint16{}, counted: map[uint8]counted{}, aimed: map[uint8]hello{},
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.listen != nil && len(cfg.Paths) > 0 {
-		p.runner = probe.New(probe.Config{OnSent: p.onSent, OnEvent: p.onEvent})
+	toAgent := cfg.Kind == config.PeerAgent
+	if w.listen != nil && (len(cfg.Paths) > 0 || toAgent) {
+		pc := probe.Config{OnSent: p.onSent, OnEvent: p.onEvent}
+		if toAgent {
+			p.kernel = nil // no direct flow leads to an agent
+			pc.OnProbe = p.onHello
+		}
+		p.runner = probe.New(pc)
 		for _, u := range w.uplinks {
-			if slices.ContainsFunc(cfg.Paths, func(c config.Path) bool { return c.Uplink == u.Name }) {
+			if toAgent && slices.Contains(cfg.Uplinks, u.Name) {
+				w.openAgents(u)
+			} else if !toAgent && slices.ContainsFunc(cfg.Paths, func(c config.Path) bool { return c.Uplink == u.Name }) {
 				w.openFor(p, u)
 			}
 		}
 		ctx, cancel := context.WithCancel(w.ctx)
 		p.cancel = cancel
 		w.wg.Go(func() { _ = p.runner.Run(ctx) }) // it ends with ctx
-		if w.carriers != nil {
+		if w.carriers != nil && !toAgent {
 			w.wg.Go(func() { p.runner.Take(ctx, w.carriers.source(cfg.Name)) })
 		}
 	}

@@ -22,6 +22,7 @@ type Stats struct {
 // PathStats is a snapshot of a path. Counters start with the bond.
 type PathStats struct {
 	ID            uint8 // on the wire, in what we send
+	Peer          int   // the peer's number of it; -1: it has sent nothing here
 	Name          string
 	Uplink        string
 	Local, Remote netip.AddrPort
@@ -86,7 +87,7 @@ func (b *Bond) Stats() Stats {
 			continue
 		}
 		ps := PathStats{
-			ID: p.id, Out: p.fates, Name: p.name, Uplink: p.uplink.name, Local: p.uplink.socket().LocalAddr(), Remote: p.remote, State: p.state, RTT: p.rtt,
+			ID: p.id, Peer: -1, Out: p.fates, Name: p.name, Uplink: p.uplink.name, Local: p.uplink.socket().LocalAddr(), Remote: p.remote, State: p.state, RTT: p.rtt,
 			Loss: p.lossShort, LossFloor: p.ctrl.LossFloor(), Bandwidth: p.ctrl.Bandwidth(), Queue: p.ctrl.QueueDelay(),
 			Controller: p.ctrl.State(), Filling: p.ctrl.Filling(), Limiting: p.ctrl.Limiting(), Pacing: p.ctrl.PacingRate(), InFlight: p.inflight, ExtraDelay: p.ctrl.ExtraDelay(),
 			Sent: p.sent, Lost: p.lost, Repairs: p.repairs, Resent: p.resent, SentBytes: p.sentBytes,
@@ -102,6 +103,7 @@ func (b *Bond) Stats() Stats {
 				if rx != nil && rx.pair == p {
 					ps.LossIn = max(ps.LossIn, min(rx.lossShort, 1))
 					ps.In = rx.fates()
+					ps.Peer = int(rx.id)
 					ps.FillingIn = rx.filling
 				}
 			}

@@ -16,6 +16,7 @@ SEEDS     ?= 200
 PEERSCENARIOS ?= clean,typical,heavy,skewed,outage
 PEERSECONDS   ?= 20
 PEERFLAGS     ?=
+PATHSFLAGS    ?=
 SINGBOX       ?= v1.14.1
 WIREGUARD     ?= v0.0.0-20260522210424-ecfc5a8d5446
 
@@ -128,6 +129,10 @@ peers: ## other tools to compare with: kcptun, OpenVPN (Debian), sing-box, wireg
 bench-peers: build peers ## Landbridge beside other tools, one table (root); PEERSCENARIOS, PEERSECONDS, PEERFLAGS="--via ..."
 	./bin/landbridge lab compare --scenarios $(PEERSCENARIOS) --seconds $(PEERSECONDS) --object-seconds $(PEERSECONDS) --out bench-peers $(PEERFLAGS)
 
+.PHONY: bench-paths
+bench-paths: build ## what the live paths promise, measured: one table, in about eight minutes (root); PATHSFLAGS="--only ..."
+	./bin/landbridge lab paths --out bench-paths $(PATHSFLAGS)
+
 .PHONY: clean
 clean: ## remove what the targets made
-	rm -rf bin demo bench-peers bench-report check-generate.*
+	rm -rf bin demo bench-peers bench-paths bench-report check-generate.*

@@ -3,20 +3,11 @@ package bpf
 import (
 	"errors"
 	"fmt"
-	"os"
 	"sync"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
-)
-
-// Where the filter of the clsact method sits. The number is only there to be
-// recognised: a later start finds and replaces what a killed process left.
-const (
-	filterPriority = 0x4c42
-	filterHandle   = 1
 )
 
 // Attachment is a program on a NIC. Close may be called from any goroutine, any
@@ -41,22 +32,42 @@ func (a *Attachment) Close() error {
 // Attach puts the program on the ingress of the NIC with this index, in the
 // network namespace of the calling thread.
 func (p *Program) Attach(ifindex int, m Method) (*Attachment, error) {
-	op := fmt.Sprintf("attach %s to interface %d", p.name, ifindex)
+	return p.attach(ifindex, m, ingress(p.name, p.priority), p.ether, p.ip)
+}
+
+// attach puts the one of two programs on a NIC that its link type is for.
+func (p *Program) attach(ifindex int, m Method, h hook, ether, ip *ebpf.Program) (*Attachment, error) {
+	op := fmt.Sprintf("attach %s to interface %d", h.name, ifindex)
 	nic, err := netlink.LinkByIndex(ifindex)
 	if err != nil {
 		return nil, explain(op, err)
 	}
-	op = fmt.Sprintf("attach %s to interface %s", p.name, nic.Attrs().Name)
-	prog := p.ether
+	op = fmt.Sprintf("attach %s to interface %s", h.name, nic.Attrs().Name)
+	prog := ether
 	switch t := nic.Attrs().EncapType; t {
 	case "ether", "loopback":
 	case "none", "rawip", "ipip", "tunnel6", "sit", "gre", "ppp":
-		prog = p.ip // no link-layer header in front of IP
+		prog = ip // no link-layer header in front of IP
 	default:
 		return nil, &Error{Op: op, Err: fmt.Errorf("link type %q: must be Ethernet or plain IP: %w", t, errors.ErrUnsupported)}
 	}
-	a, err := attachTC(nic, prog, m, ingress(p.name))
+	a, err := attachTC(nic, prog, m, h)
 	return a, explain(op, err)
+}
+
+// Attach puts the classifier on a NIC, as that of [Program], and at its egress
+// what tells answers from flows that begin here.
+func (c *Classifier) Attach(ifindex int, m Method) (*Attachment, error) {
+	// What goes out is noted before its answers are judged.
+	out, err := c.attach(ifindex, m, egress("note", priorityNote), c.noteEther, c.noteIP)
+	if err != nil {
+		return nil, err
+	}
+	in, err := c.Program.Attach(ifindex, m)
+	if err != nil {
+		return nil, errors.Join(err, out.Close())
+	}
+	return &Attachment{method: in.method, close: func() error { return errors.Join(in.Close(), out.Close()) }}, nil
 }
 
 // hook is where at tc a program sits.
@@ -64,15 +75,16 @@ type hook struct {
 	name   string
 	tcx    ebpf.AttachType
 	parent uint32
-	handle uint32 // of the filter: what shares a parent has another one
+	// priority is that of the filter: what shares a parent has another one.
+	priority uint16
 }
 
-func ingress(name string) hook {
-	return hook{name, ebpf.AttachTCXIngress, netlink.HANDLE_MIN_INGRESS, filterHandle}
+func ingress(name string, priority uint16) hook {
+	return hook{name, ebpf.AttachTCXIngress, netlink.HANDLE_MIN_INGRESS, priority}
 }
 
-func egress(name string, n uint32) hook {
-	return hook{name, ebpf.AttachTCXEgress, netlink.HANDLE_MIN_EGRESS, filterHandle + n}
+func egress(name string, priority uint16) hook {
+	return hook{name, ebpf.AttachTCXEgress, netlink.HANDLE_MIN_EGRESS, priority}
 }
 
 func attachTC(nic netlink.Link, prog *ebpf.Program, m Method, h hook) (*Attachment, error) {
@@ -86,46 +98,4 @@ func attachTC(nic netlink.Link, prog *ebpf.Program, m Method, h hook) (*Attachme
 		}
 	}
 	return attachClsact(nic, prog, h)
-}
-
-func attachClsact(nic netlink.Link, prog *ebpf.Program, h hook) (*Attachment, error) {
-	index := nic.Attrs().Index
-	qdisc := &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
-		LinkIndex: index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT,
-	}}
-	created := true
-	if err := netlink.QdiscAdd(qdisc); errors.Is(err, os.ErrExist) {
-		created = false
-	} else if err != nil {
-		return nil, fmt.Errorf("add clsact qdisc: %w", err)
-	}
-	filter := &netlink.BpfFilter{
-		FilterAttrs: netlink.FilterAttrs{
-			LinkIndex: index, Parent: h.parent,
-			Handle: h.handle, Priority: filterPriority, Protocol: unix.ETH_P_ALL,
-		},
-		Fd: prog.FD(), Name: "landbridge_" + h.name, DirectAction: true,
-	}
-	removeQdisc := func() error {
-		if !created {
-			return nil
-		}
-		// Others may have added filters since.
-		for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
-			if left, err := netlink.FilterList(nic, parent); err != nil || len(left) > 0 {
-				return nil
-			}
-		}
-		return netlink.QdiscDel(qdisc)
-	}
-	if err := netlink.FilterReplace(filter); err != nil {
-		return nil, errors.Join(fmt.Errorf("add tc filter: %w", err), removeQdisc())
-	}
-	return &Attachment{method: Clsact, close: func() error {
-		err := netlink.FilterDel(filter)
-		if errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EINVAL) {
-			return nil // went with its NIC or its qdisc
-		}
-		return errors.Join(err, removeQdisc())
-	}}, nil
 }

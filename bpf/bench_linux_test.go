@@ -168,7 +168,7 @@ func BenchmarkClassify(b *testing.B) {
 func BenchmarkGuard(b *testing.B) {
 	c := loadTestCarrier(b, CarrierConfig{})
 	must(b, c.SetReflector(Reflector{Port: stampPort, SenderPorts: PortRange{4600, 4700}}))
-	g := Guard{Mode: GuardEnforce, BondPorts: []uint16{4500}, StrangerRate: 1e6, StrangerBurst: 1e6}
+	g := Guard{Mode: GuardEnforce, BondPorts: []uint16{4500}, StrangerRate: 1e6, StrangerBurst: 1e6, TotalRate: 1e6, TotalBurst: 1e6}
 	for i := range 1000 {
 		a := netip.AddrFrom4([4]byte{203, 0, byte(i >> 8), byte(i)})
 		g.Peers = append(g.Peers, a)

@@ -78,7 +78,7 @@ func (c *Carrier) Attach(ifindex int, mode XDPMode, m Method) (_ *CarrierAttachm
 	for _, p := range []struct {
 		prog *ebpf.Program
 		at   hook
-	}{{c.guardEgress, egress("guard_egress", 0)}, {c.probeEgress, egress("probe_egress", 1)}} {
+	}{{c.guardEgress, egress("guard_egress", priorityGuard)}, {c.probeEgress, egress("probe_egress", priorityProbe)}} {
 		e, err := attachTC(nic, p.prog, m, p.at)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", p.at.name, err)

@@ -41,7 +41,7 @@ type Carrier struct {
 	sessions, senders, replies *ebpf.Map
 	next                       *ebpf.Map
 	ports, allowed4, allowed6  *ebpf.Map
-	peers, buckets             *ebpf.Map
+	peers, buckets, totals     *ebpf.Map
 	probeVerdicts              *ebpf.Map
 	guardVerdicts              *ebpf.Map
 	guardOutgoing              *ebpf.Map
@@ -96,7 +96,7 @@ func LoadCarrier(cfg CarrierConfig) (_ *Carrier, err error) {
 	c.reflector, c.probeEgress = c.program(coll, "reflector"), c.program(coll, "probe_egress")
 	for name, m := range map[string]**ebpf.Map{
 		"sessions": &c.sessions, "senders": &c.senders, "replies": &c.replies, "next": &c.next,
-		"buckets": &c.buckets, "probe_verdicts": &c.probeVerdicts,
+		"buckets": &c.buckets, "totals": &c.totals, "probe_verdicts": &c.probeVerdicts,
 	} {
 		*m = c.bpfMap(coll, name)
 	}
@@ -106,7 +106,7 @@ func LoadCarrier(cfg CarrierConfig) (_ *Carrier, err error) {
 		return nil, err
 	}
 	spec.Maps["outgoing"].MaxEntries = uint32(cfg.MaxOutgoing)
-	guard, err := newCollection(spec, map[string]*ebpf.Map{"buckets": c.buckets})
+	guard, err := newCollection(spec, map[string]*ebpf.Map{"buckets": c.buckets, "totals": c.totals})
 	if err != nil {
 		return nil, err
 	}
@@ -304,15 +304,11 @@ func (c *Carrier) writeGuard(g *Guard, ports []uint32, sets inboundSets) error {
 			return err
 		}
 	}
-	rate, burst := g.StrangerRate, g.StrangerBurst
-	if rate == 0 {
-		rate = DefaultStrangerRate
+	rate, burst, total, totalBurst := g.rates()
+	settings := guardGuardSettings{
+		Interval: uint64(time.Second) / uint64(rate), TotalInterval: uint64(time.Second) / uint64(total), Memory: uint64(outgoingMemory),
 	}
-	if burst == 0 {
-		burst = DefaultStrangerBurst
-	}
-	settings := guardGuardSettings{Interval: uint64(time.Second) / uint64(rate), Memory: uint64(outgoingMemory)}
-	settings.Burst = settings.Interval * uint64(burst)
+	settings.Burst, settings.TotalBurst = settings.Interval*uint64(burst), settings.TotalInterval*uint64(totalBurst)
 	if g.Mode == GuardEnforce {
 		settings.Enforce = 1
 	}

@@ -49,6 +49,7 @@ volatile __u32 spread_next;
 volatile const enum rule_action rule_action_type;
 volatile const enum class class_type;
 volatile const enum path_state path_state_type;
+volatile const enum answer answer_type;
 
 /* The mark, where it holds the verdict: tenant, path, class. */
 #define MARK(tenant, path, class) ((__u32)(tenant) << 16 | ((path) & 0xfff) << 4 | ((class) & 15))
@@ -110,6 +111,7 @@ struct {
 
 #include "path.h"
 #include "policy.h"
+#include "answer.h"
 
 /* ---- what to do with it ---- */
 
@@ -133,6 +135,8 @@ static __always_inline int capture(struct __sk_buff *skb, const struct packet *p
 	}
 	if (action == ACTION_DRAIN)
 		return finish(VERDICT_EXCLUDED);
+	if (pkt->syn == SYN_ANSWERS)
+		return finish(VERDICT_UNASKED);
 
 	/* Not only for SYN: the listener checks SYN cookies, and answers what
 	 * belongs to no connection (after a restart) with a reset. */
@@ -226,7 +230,13 @@ static __always_inline int send_out(struct __sk_buff *skb, const struct packet *
 	if (!l2 && bpf_skb_change_head(skb, ETH_HLEN, 0) < 0)
 		return finish(VERDICT_NO_PATH);
 	finish(VERDICT_SENT_DIRECT);
-	if (!p->family)
+	if (pkt->key.family == 6 && p->has_next_hop6) {
+		hop.nh_family = AF_INET6;
+		__builtin_memcpy(hop.ipv6_nh, p->next_hop6, sizeof(hop.ipv6_nh));
+		return bpf_redirect_neigh(p->ifindex, &hop, sizeof(hop), 0);
+	}
+	/* IPv6 cannot go by an IPv4 router. */
+	if (!p->family || (p->family == 4 && pkt->key.family == 6))
 		return bpf_redirect_neigh(p->ifindex, NULL, 0, 0);
 	hop.nh_family = p->family == 6 ? AF_INET6 : AF_INET;
 	__builtin_memcpy(hop.ipv6_nh, p->next_hop, sizeof(hop.ipv6_nh));
@@ -243,7 +253,8 @@ static __always_inline __u32 action_of(const struct packet *pkt)
 }
 
 /* apply writes what the rules say into a flow, new or known. */
-static __always_inline void apply(struct flow *f, const struct decision *d, const struct packet *pkt, __u32 gen)
+static __always_inline void apply(struct flow *f, const struct decision *d, const struct packet *pkt, __u32 gen,
+				  __u32 answer)
 {
 	__u8 class = d->class;
 
@@ -259,6 +270,7 @@ static __always_inline void apply(struct flow *f, const struct decision *d, cons
 	f->capture = d->action == RULE_ALLOW ? action_of(pkt) : ACTION_NONE;
 	f->generation = gen;
 	f->dscp = pkt->dscp;
+	f->answer = answer;
 }
 
 /* choose returns the path for this packet: the flow's own while that may be
@@ -317,11 +329,11 @@ static __always_inline int with_flow(struct __sk_buff *skb, struct packet *pkt, 
 	struct flow *f, *fresh = NULL;
 
 	f = bpf_map_lookup_elem(&flows, &pkt->key);
-	if (!f || f->generation != gen || f->dscp != pkt->dscp) {
+	if (!f || f->generation != gen || f->dscp != pkt->dscp || mistaken(f, pkt)) {
 		struct decision d = {};
+		__u32 answer = judge(skb, pkt, gen, f, &d);
 
-		decide(pkt, gen, &d);
-		if (d.action == RULE_DENY || d.action == RULE_LEAVE) {
+		if (d.action == RULE_DENY || (d.action == RULE_LEAVE && !answer)) {
 			/* Not remembered: a scan would push real flows out. */
 			if (f)
 				bpf_map_delete_elem(&flows, &pkt->key);
@@ -337,7 +349,7 @@ static __always_inline int with_flow(struct __sk_buff *skb, struct packet *pkt, 
 			fresh->first = fresh->since = now;
 			f = fresh;
 		}
-		apply(f, &d, pkt, gen);
+		apply(f, &d, pkt, gen, answer);
 	}
 	f->packets++;
 	f->bytes += len;
@@ -411,6 +423,19 @@ SEC("tc")
 int classify_ip(struct __sk_buff *skb)
 {
 	return classify(skb, 0);
+}
+
+/* At tc egress of the same NICs. */
+SEC("tc")
+int note_ether(struct __sk_buff *skb)
+{
+	return note(skb, ETH_HLEN);
+}
+
+SEC("tc")
+int note_ip(struct __sk_buff *skb)
+{
+	return note(skb, 0);
 }
 
 /* The socket helpers are for programs under a GPL-compatible licence only. */

@@ -22,6 +22,15 @@ const (
 	classifierActionACTION_DRAIN   classifierAction = 3
 )
 
+type classifierAnswer uint32
+
+const (
+	classifierAnswerANSWER_UNKNOWN classifierAnswer = 0
+	classifierAnswerANSWER_SEEN    classifierAnswer = 1
+	classifierAnswerANSWER_OPENED  classifierAnswer = 2
+	classifierAnswerANSWER_NOT     classifierAnswer = 3
+)
+
 type classifierCandidates struct {
 	_    structs.HostLayout
 	Path [8]uint16
@@ -48,7 +57,7 @@ type classifierFlow struct {
 	Capture    uint8
 	Elephant   uint8
 	Dscp       uint8
-	Unused     uint8
+	Answer     uint8
 	Moves      uint16
 	Rule       uint32
 	Packets    uint64
@@ -101,6 +110,13 @@ type classifierNode struct {
 	Unused uint8
 }
 
+type classifierNoted struct {
+	_      structs.HostLayout
+	Opened uint8
+	Dscp   uint8
+	Unused uint16
+}
+
 type classifierOutcome struct {
 	_      structs.HostLayout
 	Dscp   uint64
@@ -111,16 +127,17 @@ type classifierOutcome struct {
 }
 
 type classifierPath struct {
-	_       structs.HostLayout
-	MaxAge  uint64
-	Ifindex uint32
-	Mark    uint32
-	NextHop [4]uint32
-	Family  uint8
-	State   uint8
-	Keep    uint8
-	Routed  uint8
-	Unused  uint32
+	_           structs.HostLayout
+	MaxAge      uint64
+	Ifindex     uint32
+	Mark        uint32
+	NextHop     [4]uint32
+	Family      uint8
+	State       uint8
+	Keep        uint8
+	Routed      uint8
+	HasNextHop6 uint32
+	NextHop6    [4]uint32
 }
 
 type classifierPathState uint32
@@ -140,8 +157,11 @@ type classifierPolicy struct {
 		Group    uint16
 		Fallback uint8
 		Class    uint8
+		Inbound  uint8
+		Unused   [3]uint8
 	}
-	Denies uint32
+	Denies  uint16
+	Inbound uint16
 }
 
 type classifierPrefix4 struct {
@@ -187,6 +207,8 @@ type classifierTenant struct {
 	Group    uint16
 	Fallback uint8
 	Class    uint8
+	Inbound  uint8
+	Unused   [3]uint8
 }
 
 type classifierVerdict uint32
@@ -211,7 +233,8 @@ const (
 	classifierVerdictVERDICT_NO_PATH         classifierVerdict = 16
 	classifierVerdictVERDICT_SENT_DIRECT     classifierVerdict = 17
 	classifierVerdictVERDICT_ROUTED          classifierVerdict = 18
-	classifierVerdictVERDICT_MAX             classifierVerdict = 19
+	classifierVerdictVERDICT_UNASKED         classifierVerdict = 19
+	classifierVerdictVERDICT_MAX             classifierVerdict = 20
 )
 
 // Names of all BPF objects in the ELF.
@@ -221,6 +244,7 @@ const (
 	classifierMapCandidates     = "candidates"
 	classifierMapFlows          = "flows"
 	classifierMapFragments      = "fragments"
+	classifierMapInbound        = "inbound"
 	classifierMapIntervals      = "intervals"
 	classifierMapListeners      = "listeners"
 	classifierMapLive           = "live"
@@ -236,12 +260,16 @@ const (
 	classifierMapVerdicts       = "verdicts"
 	classifierProgClassifyEther = "classify_ether"
 	classifierProgClassifyIp    = "classify_ip"
+	classifierProgNoteEther     = "note_ether"
+	classifierProgNoteIp        = "note_ip"
+	classifierVarAnswerType     = "answer_type"
 	classifierVarCaptureMark    = "capture_mark"
 	classifierVarCaptureMask    = "capture_mask"
 	classifierVarClassDscp      = "class_dscp"
 	classifierVarClassType      = "class_type"
 	classifierVarElephantBytes  = "elephant_bytes"
 	classifierVarGeneration     = "generation"
+	classifierVarInboundUsed    = "inbound_used"
 	classifierVarMarkVerdicts   = "mark_verdicts"
 	classifierVarNodeType       = "node_type"
 	classifierVarPathStateType  = "path_state_type"
@@ -302,6 +330,8 @@ type classifierSpecs struct {
 type classifierProgramSpecs struct {
 	ClassifyEther *ebpf.ProgramSpec `ebpf:"classify_ether"`
 	ClassifyIp    *ebpf.ProgramSpec `ebpf:"classify_ip"`
+	NoteEther     *ebpf.ProgramSpec `ebpf:"note_ether"`
+	NoteIp        *ebpf.ProgramSpec `ebpf:"note_ip"`
 }
 
 // classifierMapSpecs contains maps before they are loaded into the kernel.
@@ -311,6 +341,7 @@ type classifierMapSpecs struct {
 	Candidates *ebpf.MapSpec `ebpf:"candidates"`
 	Flows      *ebpf.MapSpec `ebpf:"flows"`
 	Fragments  *ebpf.MapSpec `ebpf:"fragments"`
+	Inbound    *ebpf.MapSpec `ebpf:"inbound"`
 	Intervals  *ebpf.MapSpec `ebpf:"intervals"`
 	Listeners  *ebpf.MapSpec `ebpf:"listeners"`
 	Live       *ebpf.MapSpec `ebpf:"live"`
@@ -330,12 +361,14 @@ type classifierMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type classifierVariableSpecs struct {
+	AnswerType     *ebpf.VariableSpec `ebpf:"answer_type"`
 	CaptureMark    *ebpf.VariableSpec `ebpf:"capture_mark"`
 	CaptureMask    *ebpf.VariableSpec `ebpf:"capture_mask"`
 	ClassDscp      *ebpf.VariableSpec `ebpf:"class_dscp"`
 	ClassType      *ebpf.VariableSpec `ebpf:"class_type"`
 	ElephantBytes  *ebpf.VariableSpec `ebpf:"elephant_bytes"`
 	Generation     *ebpf.VariableSpec `ebpf:"generation"`
+	InboundUsed    *ebpf.VariableSpec `ebpf:"inbound_used"`
 	MarkVerdicts   *ebpf.VariableSpec `ebpf:"mark_verdicts"`
 	NodeType       *ebpf.VariableSpec `ebpf:"node_type"`
 	PathStateType  *ebpf.VariableSpec `ebpf:"path_state_type"`
@@ -375,6 +408,7 @@ type classifierMaps struct {
 	Candidates *ebpf.Map `ebpf:"candidates"`
 	Flows      *ebpf.Map `ebpf:"flows"`
 	Fragments  *ebpf.Map `ebpf:"fragments"`
+	Inbound    *ebpf.Map `ebpf:"inbound"`
 	Intervals  *ebpf.Map `ebpf:"intervals"`
 	Listeners  *ebpf.Map `ebpf:"listeners"`
 	Live       *ebpf.Map `ebpf:"live"`
@@ -395,6 +429,7 @@ func (m *classifierMaps) Close() error {
 		m.Candidates,
 		m.Flows,
 		m.Fragments,
+		m.Inbound,
 		m.Intervals,
 		m.Listeners,
 		m.Live,
@@ -415,12 +450,14 @@ func (m *classifierMaps) Close() error {
 //
 // It can be passed to loadClassifierObjects or ebpf.CollectionSpec.LoadAndAssign.
 type classifierVariables struct {
+	AnswerType     *ebpf.Variable `ebpf:"answer_type"`
 	CaptureMark    *ebpf.Variable `ebpf:"capture_mark"`
 	CaptureMask    *ebpf.Variable `ebpf:"capture_mask"`
 	ClassDscp      *ebpf.Variable `ebpf:"class_dscp"`
 	ClassType      *ebpf.Variable `ebpf:"class_type"`
 	ElephantBytes  *ebpf.Variable `ebpf:"elephant_bytes"`
 	Generation     *ebpf.Variable `ebpf:"generation"`
+	InboundUsed    *ebpf.Variable `ebpf:"inbound_used"`
 	MarkVerdicts   *ebpf.Variable `ebpf:"mark_verdicts"`
 	NodeType       *ebpf.Variable `ebpf:"node_type"`
 	PathStateType  *ebpf.Variable `ebpf:"path_state_type"`
@@ -443,12 +480,16 @@ type classifierVariables struct {
 type classifierPrograms struct {
 	ClassifyEther *ebpf.Program `ebpf:"classify_ether"`
 	ClassifyIp    *ebpf.Program `ebpf:"classify_ip"`
+	NoteEther     *ebpf.Program `ebpf:"note_ether"`
+	NoteIp        *ebpf.Program `ebpf:"note_ip"`
 }
 
 func (p *classifierPrograms) Close() error {
 	return _ClassifierClose(
 		p.ClassifyEther,
 		p.ClassifyIp,
+		p.NoteEther,
+		p.NoteIp,
 	)
 }
 

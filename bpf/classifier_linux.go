@@ -51,7 +51,9 @@ type Classifier struct {
 	paths    *Paths
 	ownPaths bool
 
+	noteEther, noteIP           *ebpf.Program // at egress
 	listeners, flows, fragments *ebpf.Map
+	inbound                     *ebpf.Map // what came in, see answer.h
 
 	policyMu sync.Mutex // one policy after the other
 	tables   policyTables
@@ -113,8 +115,10 @@ func LoadClassifier(cfg ClassifierConfig) (_ *Classifier, err error) {
 		return nil, explain(op, err)
 	}
 	defer coll.Close()
-	c.Program = newProgram("classify", cfg.Config, coll)
+	c.Program = newProgram("classify", priorityClassify, cfg.Config, coll)
+	c.noteEther, c.noteIP = coll.DetachProgram("note_ether"), coll.DetachProgram("note_ip")
 	c.listeners, c.flows, c.fragments = coll.DetachMap(classifierMapListeners), coll.DetachMap(classifierMapFlows), coll.DetachMap(classifierMapFragments)
+	c.inbound = coll.DetachMap(classifierMapInbound)
 	c.tables.take(spec, coll)
 	if err := c.SetPolicy(Policy{}); err != nil {
 		return nil, errors.Join(err, c.Close())
@@ -169,7 +173,7 @@ func (c *Classifier) SetPrefixes(set map[netip.Prefix]Action) error {
 func (c *Classifier) Close() error {
 	c.policyMu.Lock()
 	defer c.policyMu.Unlock()
-	err := errors.Join(c.Program.Close(), c.listeners.Close(), c.flows.Close(), c.fragments.Close(), c.tables.close())
+	err := errors.Join(c.Program.Close(), c.noteEther.Close(), c.noteIP.Close(), c.listeners.Close(), c.flows.Close(), c.fragments.Close(), c.inbound.Close(), c.tables.close())
 	if c.ownPaths {
 		err = errors.Join(err, c.paths.Close())
 	}

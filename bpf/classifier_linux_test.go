@@ -66,7 +66,7 @@ func closeAtEnd(t testing.TB, c io.Closer) {
 // skbContext is the beginning of struct __sk_buff.
 type skbContext struct {
 	Len, PktType, Mark uint32
-	_                  [45]uint32
+	Rest               [45]uint32
 }
 
 // run shows the program one frame and returns the verdict it counted. It checks
@@ -183,6 +183,7 @@ func frames() map[string]struct {
 
 	add("v4 syn", CapturedNew, v4())
 	add("v4 data", CapturedNew, packet(client4, origin4, flagACK))
+	add("v4 answer", Unasked, packet(client4, origin4, flagSYN|flagACK))
 	add("v4 pass", Excluded, packet(client4, ap("10.1.2.3:443"), flagSYN))
 	add("v4 captured inside pass", CapturedNew, packet(client4, ap("10.1.1.3:443"), flagSYN))
 	add("v4 drain", Excluded, packet(client4, ap("10.2.1.3:443"), flagSYN))
@@ -222,6 +223,7 @@ func frames() map[string]struct {
 	add("v4 as v6", Unparsed, v4(), at(12, 0x86, 0xdd))
 
 	add("v6 syn", CapturedNew, v6())
+	add("v6 answer", Unasked, packet(client6, origin6, flagSYN|flagACK))
 	add("v6 pass", Excluded, packet(client6, ap("[2001:db8:1::3]:443"), flagSYN))
 	add("v6 captured inside pass", CapturedNew, packet(client6, ap("[2001:db8:1:1::3]:443"), flagSYN))
 	add("v6 drain", Excluded, packet(client6, ap("[2001:db8:2::3]:443"), flagSYN))
@@ -277,7 +279,7 @@ func TestVerdicts(t *testing.T) {
 				t.Errorf("%v, want %v", got, f.want)
 			}
 			want := f.want
-			if want == CapturedNew || strings.Contains(name, "drain") {
+			if want == CapturedNew || want == Unasked || strings.Contains(name, "drain") {
 				want = NoSocket
 			}
 			if got := run(t, ret, f.frame); got != want {

@@ -21,6 +21,7 @@ type compiled struct {
 	nodes    map[setPrefix]compiledNode
 	stranger compiledTenant
 	denies   bool
+	inbound  bool
 
 	intervals []compiledInterval
 	outcomes  []compiledOutcome
@@ -36,6 +37,7 @@ type compiledTenant struct {
 	group    Group
 	fallback RuleAction
 	class    Class
+	inbound  bool
 }
 
 type compiledNode struct {
@@ -127,7 +129,7 @@ func compile(p *Policy) (*compiled, error) {
 		if set, err = c.set(list); err != nil {
 			return nil, fmt.Errorf("tenant %d: %w", t.ID, err)
 		}
-		ct := compiledTenant{id: t.ID, set: set, group: t.Group, fallback: t.Default, class: t.Class}
+		ct := compiledTenant{id: t.ID, set: set, group: t.Group, fallback: t.Default, class: t.Class, inbound: t.Inbound}
 		if ct.fallback == Default {
 			ct.fallback = Allow
 		}
@@ -135,6 +137,7 @@ func compile(p *Policy) (*compiled, error) {
 			ct.class = Interactive
 		}
 		c.denies = c.denies || ct.fallback == Deny
+		c.inbound = c.inbound || ct.inbound
 		for _, prefix := range t.Prefixes {
 			c.tenants[prefix] = ct
 		}

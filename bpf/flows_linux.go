@@ -29,6 +29,7 @@ type Flow struct {
 	First    time.Duration
 	Last     time.Duration
 	Stale    bool // the policy has changed since its last packet
+	Answer   bool // it answers a flow that came in from elsewhere
 }
 
 // FlowKey names a flow as its packets come in from the customer.
@@ -36,6 +37,14 @@ type FlowKey struct {
 	Protocol uint8
 	Src, Dst netip.AddrPort // ports 0 where the protocol has none
 }
+
+// The values of enum answer in structs.h.
+const (
+	answerUnknown = iota
+	answerSeen
+	answerOpened
+	answerNot
+)
 
 func (k FlowKey) kernel() (v classifierFlowKey) {
 	v.Family, v.Saddr = addrWords(k.Src.Addr())
@@ -67,7 +76,7 @@ func (c *Classifier) flow(k *classifierFlowKey, v *classifierFlow, generation ui
 		Path: PathID(v.Path), Since: time.Duration(v.Since), Moves: int(v.Moves), Elephant: v.Elephant != 0,
 		Captured: Action(v.Capture) == Capture || Action(v.Capture) == Drain,
 		Packets:  v.Packets, Bytes: v.Bytes, First: time.Duration(v.First), Last: time.Duration(v.Last),
-		Stale: v.Generation != generation,
+		Stale: v.Generation != generation, Answer: v.Answer == answerSeen || v.Answer == answerOpened,
 	}
 }
 

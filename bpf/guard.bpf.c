@@ -179,6 +179,18 @@ static __always_inline __u32 port_index(const struct flow_key *k, __be16 port)
 	return PORTS_OTHER + k->proto;
 }
 
+/* The clock is asked only here, where it decides: it costs as much as a lookup. */
+static __always_inline int stranger(__u32 family, const __u32 *addr, __u32 what, int passed)
+{
+	switch (rate(family, addr, what, bpf_ktime_get_ns())) {
+	case RATE_WITHIN:
+		return passed;
+	case RATE_OVER:
+		return GUARD_RATE_LIMITED;
+	}
+	return GUARD_TOTAL_LIMITED;
+}
+
 /* -1: nothing that ICMP as such may do. */
 static __always_inline int icmp(struct xdp_md *ctx, const struct packet *pkt)
 {
@@ -202,7 +214,7 @@ static __always_inline int icmp(struct xdp_md *ctx, const struct packet *pkt)
 		if (type < ICMP6_UNREACHABLE || type > ICMP6_PARAMETER)
 			return -1;
 	}
-	return within_rate(pkt->key.family, pkt->key.saddr, bpf_ktime_get_ns()) ? GUARD_ICMP : GUARD_RATE_LIMITED;
+	return stranger(pkt->key.family, pkt->key.saddr, TOTAL_ICMP, GUARD_ICMP);
 }
 
 /* judge asks by addresses and ports alone. */
@@ -219,8 +231,7 @@ static __always_inline int judge(const struct flow_key *k)
 		__builtin_memcpy(a.addr, k->saddr, sizeof(a.addr));
 		if (bpf_map_lookup_elem(&peers, &a))
 			return GUARD_BOND;
-		/* The clock is asked where it decides: it costs as much as a lookup. */
-		return within_rate(k->family, k->saddr, bpf_ktime_get_ns()) ? GUARD_BOND_STRANGER : GUARD_RATE_LIMITED;
+		return stranger(k->family, k->saddr, TOTAL_BOND, GUARD_BOND_STRANGER);
 	}
 	if (port && *port != PORT_NONE && allowed(k, *port))
 		return GUARD_ALLOWED;

@@ -1,6 +1,7 @@
 package bpf
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -44,6 +45,11 @@ type Guard struct {
 	// send to BondPorts and of ICMP errors; 0 means DefaultStrangerRate.
 	// StrangerBurst is how many at once; 0 means DefaultStrangerBurst.
 	StrangerRate, StrangerBurst int
+	// TotalRate and TotalBurst are the same for all strangers together, for
+	// BondPorts, ICMP errors and plain probes each: source addresses can be forged.
+	// 0 means DefaultTotalRate and DefaultTotalBurst, or those of one network where
+	// they are more.
+	TotalRate, TotalBurst int
 }
 
 // Inbound allows what nothing else does.
@@ -58,6 +64,8 @@ type Inbound struct {
 const (
 	DefaultStrangerRate  = 100
 	DefaultStrangerBurst = 200
+	DefaultTotalRate     = 2000 // twenty networks at their full rate
+	DefaultTotalBurst    = 4000
 	MaxInbound           = 4096  // bounds what SetGuard computes
 	MaxPeers             = 16384 // entries of the map in guard.bpf.c
 	maxAllowedPrefixes   = 32768 // half of the tries: two generations
@@ -82,6 +90,9 @@ func (g *Guard) check() error {
 	if g.StrangerRate < 0 || g.StrangerRate > 1e6 || g.StrangerBurst < 0 || g.StrangerBurst > 1e6 {
 		return fmt.Errorf("stranger rate %d, burst %d: must be 0 to 1000000", g.StrangerRate, g.StrangerBurst)
 	}
+	if g.TotalRate < 0 || g.TotalRate > 1e6 || g.TotalBurst < 0 || g.TotalBurst > 1e6 {
+		return fmt.Errorf("total rate %d, burst %d: must be 0 to 1000000", g.TotalRate, g.TotalBurst)
+	}
 	for _, a := range g.Peers {
 		if !a.IsValid() {
 			return fmt.Errorf("peer %v: must be an address", a)
@@ -101,6 +112,13 @@ func (g *Guard) check() error {
 		}
 	}
 	return nil
+}
+
+// rates are the limits with their defaults: of one network and of all.
+func (g *Guard) rates() (rate, burst, total, totalBurst int) {
+	rate, burst = cmp.Or(g.StrangerRate, DefaultStrangerRate), cmp.Or(g.StrangerBurst, DefaultStrangerBurst)
+	total, totalBurst = cmp.Or(g.TotalRate, max(DefaultTotalRate, rate)), cmp.Or(g.TotalBurst, max(DefaultTotalBurst, burst))
+	return rate, burst, total, totalBurst
 }
 
 func (r *Inbound) spans() (all []span) {
@@ -195,7 +213,7 @@ func (g *Guard) sources(at uint32) (prefixes []netip.Prefix) {
 // enum guard_verdict in structs.h.
 type GuardVerdict uint32
 
-// The guard's verdicts; the last four drop the packet, in mode GuardEnforce.
+// The guard's verdicts; the last five drop the packet, in mode GuardEnforce.
 const (
 	GuardBond         GuardVerdict = iota // to the bond, from a peer
 	GuardBondStranger                     // to the bond, from elsewhere, within the rate
@@ -204,7 +222,8 @@ const (
 	GuardICMP                             // an ICMP error, within the rate
 	GuardNeighbour                        // ARP, neighbour and multicast listener discovery
 	GuardFragment                         // later fragment of what passed
-	GuardRateLimited
+	GuardRateLimited                      // too much of one network
+	GuardTotalLimited                     // too much of all strangers together
 	GuardUnwanted
 	GuardUnparsed
 	GuardNotIP
@@ -213,7 +232,7 @@ const (
 
 var guardVerdictNames = [numGuardVerdicts]string{
 	"bond", "bond-stranger", "established", "allowed", "icmp", "neighbour", "fragment",
-	"rate-limited", "unwanted", "unparsed", "not-ip",
+	"rate-limited", "total-limited", "unwanted", "unparsed", "not-ip",
 }
 
 // String returns the verdict's name, for status output and metrics.

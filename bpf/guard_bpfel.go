@@ -37,12 +37,14 @@ type guardFlowKey struct {
 }
 
 type guardGuardSettings struct {
-	_        structs.HostLayout
-	Interval uint64
-	Burst    uint64
-	Memory   uint64
-	Enforce  uint32
-	Unused   uint32
+	_             structs.HostLayout
+	Interval      uint64
+	Burst         uint64
+	TotalInterval uint64
+	TotalBurst    uint64
+	Memory        uint64
+	Enforce       uint32
+	Unused        uint32
 }
 
 type guardGuardVerdict uint32
@@ -56,10 +58,11 @@ const (
 	guardGuardVerdictGUARD_NEIGHBOUR     guardGuardVerdict = 5
 	guardGuardVerdictGUARD_FRAGMENT      guardGuardVerdict = 6
 	guardGuardVerdictGUARD_RATE_LIMITED  guardGuardVerdict = 7
-	guardGuardVerdictGUARD_UNWANTED      guardGuardVerdict = 8
-	guardGuardVerdictGUARD_UNPARSED      guardGuardVerdict = 9
-	guardGuardVerdictGUARD_NOT_IP        guardGuardVerdict = 10
-	guardGuardVerdictGUARD_MAX           guardGuardVerdict = 11
+	guardGuardVerdictGUARD_TOTAL_LIMITED guardGuardVerdict = 8
+	guardGuardVerdictGUARD_UNWANTED      guardGuardVerdict = 9
+	guardGuardVerdictGUARD_UNPARSED      guardGuardVerdict = 10
+	guardGuardVerdictGUARD_NOT_IP        guardGuardVerdict = 11
+	guardGuardVerdictGUARD_MAX           guardGuardVerdict = 12
 )
 
 type guardSetPrefix4 struct {
@@ -88,6 +91,7 @@ const (
 	guardMapPassedFragments  = "passed_fragments"
 	guardMapPeers            = "peers"
 	guardMapPorts            = "ports"
+	guardMapTotals           = "totals"
 	guardMapUsedPorts        = "used_ports"
 	guardProgGuard           = "guard"
 	guardProgGuardEgress     = "guard_egress"
@@ -153,6 +157,7 @@ type guardMapSpecs struct {
 	PassedFragments *ebpf.MapSpec `ebpf:"passed_fragments"`
 	Peers           *ebpf.MapSpec `ebpf:"peers"`
 	Ports           *ebpf.MapSpec `ebpf:"ports"`
+	Totals          *ebpf.MapSpec `ebpf:"totals"`
 	UsedPorts       *ebpf.MapSpec `ebpf:"used_ports"`
 }
 
@@ -192,6 +197,7 @@ type guardMaps struct {
 	PassedFragments *ebpf.Map `ebpf:"passed_fragments"`
 	Peers           *ebpf.Map `ebpf:"peers"`
 	Ports           *ebpf.Map `ebpf:"ports"`
+	Totals          *ebpf.Map `ebpf:"totals"`
 	UsedPorts       *ebpf.Map `ebpf:"used_ports"`
 }
 
@@ -205,6 +211,7 @@ func (m *guardMaps) Close() error {
 		m.PassedFragments,
 		m.Peers,
 		m.Ports,
+		m.Totals,
 		m.UsedPorts,
 	)
 }

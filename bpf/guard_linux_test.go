@@ -261,6 +261,80 @@ func TestGuardRate(t *testing.T) {
 
 // TestGuardChanges compares random rules, one set after the other, with a linear
 // search.
+// TestGuardTotal: however many networks they claim to be of, strangers together have one rate, for each thing they may send;
+// peers and what is no stranger's have no part in it, and what one network sends too much takes nothing from the others.
+func TestGuardTotal(t *testing.T) {
+	c := loadTestCarrier(t, CarrierConfig{})
+	g := testGuard(GuardEnforce)
+	g.StrangerRate, g.StrangerBurst, g.TotalRate, g.TotalBurst = 1, 5, 1, 20 // no packet is earned while the test runs
+	must(t, c.SetGuard(g), c.SetReflector(Reflector{Port: stampPort, Plain: true}))
+	source := func(v6 bool, i int) netip.AddrPort {
+		if v6 {
+			return netip.AddrPortFrom(netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, byte(i >> 8), byte(i), 15: 1}), 1)
+		}
+		return netip.AddrPortFrom(netip.AddrFrom4([4]byte{172, byte(i >> 8), byte(i), 1}), 1)
+	}
+	verdicts := func(from, n int, frame func(i int) []byte) (v GuardVerdicts) {
+		t.Helper()
+		for i := range n {
+			v[guardVerdict(t, c, frame(from+i), GuardEnforce)]++
+		}
+		return v
+	}
+	bond := func(i int) []byte {
+		if i%2 == 0 {
+			return datagram(source(false, i), here4, nil)
+		}
+		return datagram(source(true, i), here6, nil)
+	}
+	// One network takes its own alone, and leaves the rest to others.
+	if v := verdicts(0, 30, func(int) []byte { return bond(0) }); v[GuardBondStranger] != 5 || v[GuardRateLimited] != 25 {
+		t.Errorf("one network: %v, want 5 passed", v)
+	}
+	if v := verdicts(1, 100, bond); v[GuardBondStranger] != 15 || v[GuardTotalLimited] != 85 {
+		t.Errorf("100 networks: %v, want 15 passed, as the first had 5", v)
+	}
+	n, b := 0, bucketCount(t, c)
+	if verdicts(1000, 200, bond); bucketCount(t, c) != b {
+		t.Errorf("%d buckets, then %d: networks over the total are remembered", b, bucketCount(t, c))
+	}
+	if v := verdicts(0, 50, func(i int) []byte { return icmp4(source(false, i), here4, 3) }); v[GuardICMP] != 20 || v[GuardRateLimited] != 1 || v[GuardTotalLimited] != 29 {
+		t.Errorf("ICMP errors: %v, want 20 passed; the first network has had its share", v)
+	}
+	for i := range 50 {
+		if v, _, _ := probeVerdict(t, c, datagram(source(false, 500+i), reflector4, stampRequest(1, 1, 1, 0))); v == ProbeReflected {
+			n++
+		} else if v != ProbeRateLimited {
+			t.Fatal(v)
+		}
+	}
+	if n != 20 {
+		t.Errorf("%d plain probes reflected, want 20", n)
+	}
+	for range 50 {
+		if v := guardVerdict(t, c, datagram(peer4, here4, nil), GuardEnforce); v != GuardBond {
+			t.Fatalf("peer: %v", v)
+		}
+	}
+	// More for one network by configuration is more for all.
+	if r, b, total, totalBurst := (&Guard{StrangerRate: 5000, StrangerBurst: 9000}).rates(); r != 5000 || b != 9000 || total != 5000 || totalBurst != 9000 {
+		t.Error(r, b, total, totalBurst)
+	}
+	if r, b, total, totalBurst := (&Guard{}).rates(); r != DefaultStrangerRate || b != DefaultStrangerBurst || total != DefaultTotalRate || totalBurst != DefaultTotalBurst {
+		t.Error(r, b, total, totalBurst)
+	}
+}
+
+// bucketCount is the number of networks on record.
+func bucketCount(t *testing.T, c *Carrier) (n int) {
+	t.Helper()
+	key, value := make([]byte, c.buckets.KeySize()), make([]byte, c.buckets.ValueSize())
+	for it := c.buckets.Iterate(); it.Next(&key, &value); {
+		n++
+	}
+	return n
+}
+
 func TestGuardChanges(t *testing.T) {
 	c := loadTestCarrier(t, CarrierConfig{})
 	r := seed(t)
@@ -371,7 +445,7 @@ func TestGuardErrors(t *testing.T) {
 		{Allow: []Inbound{{Ports: PortRange{5, 4}}}},
 		{Allow: []Inbound{{Protocol: 47, Ports: PortRange{From: 4}}}},
 		{Allow: make([]Inbound, MaxInbound+1)},
-		{StrangerRate: -1},
+		{StrangerRate: -1}, {TotalRate: -1}, {TotalBurst: 1e6 + 1},
 	} {
 		if _, _, err := g.compile(nil, 1); err == nil {
 			t.Errorf("took %.100v", g)

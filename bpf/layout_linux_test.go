@@ -75,6 +75,7 @@ func TestEnumsMatchC(t *testing.T) {
 		{reflector, "probe_verdict", "PROBE_", goEnum(numProbeVerdicts)},
 		{guard, "guard_verdict", "GUARD_", goEnum(numGuardVerdicts)},
 		{classifier, "path_state", "PATH_", states},
+		{classifier, "answer", "ANSWER_", map[string]uint64{"unknown": answerUnknown, "seen": answerSeen, "opened": answerOpened, "not": answerNot}},
 	} {
 		if got := cEnum(t, tt.spec, tt.name, tt.prefix); !maps.Equal(got, tt.want) {
 			t.Errorf("enum %s is %v, Go has %v", tt.name, got, tt.want)

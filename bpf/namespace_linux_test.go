@@ -198,6 +198,12 @@ func TestDirect(t *testing.T) {
 			must(t, paths.Answered(1, Monotonic()))
 			send("stays")
 			expect("cu", "stays", f.client)
+			// IPv6 over a path whose router is IPv4 has its own.
+			if f.family == "6" {
+				must(t, paths.Set(2, Path{Ifindex: topo.index(t, topo.gateway, "cu0"), NextHop: netip.MustParseAddr("10.77.3.2"), NextHop6: hop("3"), State: PathUp, MaxAge: time.Minute}))
+				send("other router")
+				expect("cu", "other router", f.client)
+			}
 			// The host's own routing table knows the next hop on the NIC.
 			must(t, paths.Set(2, Path{Ifindex: topo.index(t, topo.gateway, "cu0"), State: PathUp, MaxAge: time.Minute}))
 			within(t, topo.gateway, func() error {

@@ -39,7 +39,7 @@ func (p *naivePolicy) tenant(src netip.Addr) Tenant {
 	best := -1
 	for _, c := range p.Tenants {
 		for _, prefix := range c.Prefixes {
-			if prefix.Contains(src) && prefix.Bits() > best {
+			if !c.Inbound && prefix.Contains(src) && prefix.Bits() > best {
 				best, t = prefix.Bits(), c
 				if t.Default == Default {
 					t.Default = Allow
@@ -189,6 +189,9 @@ func (p *naivePolicy) verdict(frame []byte) Verdict {
 	}
 	switch naiveLookup(p.prefixes, s.dst) {
 	case Capture:
+		if s.synAck {
+			return Unasked
+		}
 		return CapturedNew
 	case Pass, Drain:
 		return Excluded

@@ -158,6 +158,7 @@ type seen struct {
 	protocol            byte
 	sport, dport        uint16
 	dscp                byte
+	synAck              bool
 }
 
 func naiveParse(frame []byte) (s seen) {
@@ -279,6 +280,7 @@ func (s *seen) transport(b []byte) bool {
 		return false
 	}
 	s.ports = true
+	s.synAck = s.protocol == protoTCP && b[13]&(flagSYN|flagACK) == flagSYN|flagACK
 	s.sport, s.dport = binary.BigEndian.Uint16(b), binary.BigEndian.Uint16(b[2:])
 	return true
 }

@@ -41,6 +41,10 @@ enum parsed {
 #define KNOWN_PORTS 4
 #define KNOWN_ALL 7
 
+/* SYN asks for a connection, SYN+ACK answers. */
+#define SYN_ASKS 1
+#define SYN_ANSWERS 2
+
 #define FRAGMENT_FIRST 1
 #define FRAGMENT_LATER 2
 
@@ -56,6 +60,8 @@ struct packet {
 	__u8 dscp;
 	__u8 ttl;
 	__u8 options;            /* IPv4 options, or IPv6 extension headers */
+	__u8 syn;                /* SYN_*, of TCP */
+	__u8 inbound;            /* judge it as one that came in from elsewhere */
 };
 
 static __always_inline int parse_transport(PARSE_CTX *ctx, __u32 off, struct packet *pkt)
@@ -71,6 +77,8 @@ static __always_inline int parse_transport(PARSE_CTX *ctx, __u32 off, struct pac
 	case IPPROTO_TCP:
 		if (load_bytes(ctx, off, &h, sizeof(h.tcp)) < 0 || h.tcp.doff < 5)
 			return PARSED_BADLY;
+		if (h.tcp.syn)
+			pkt->syn = h.tcp.ack ? SYN_ANSWERS : SYN_ASKS;
 		break;
 	case IPPROTO_UDP:
 		if (load_bytes(ctx, off, &h, sizeof(h.udp)) < 0)

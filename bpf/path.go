@@ -82,7 +82,11 @@ type Path struct {
 	// NextHop is the router on that NIC; invalid means the one that the host's
 	// routing table names for the destination on that NIC.
 	NextHop netip.Addr
-	State   PathState
+	// NextHop6 is that for IPv6, where it is another one. The routing table alone
+	// does not do there: of routes on several NICs the kernel takes the router of
+	// the best, whatever NIC it is asked for (seen on 6.18).
+	NextHop6 netip.Addr
+	State    PathState
 	// Leave names classes whose flows have to leave the path although it is
 	// alive, for instance realtime in a brownout. New flows go by the candidates
 	// alone.

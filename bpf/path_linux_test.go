@@ -303,6 +303,8 @@ func TestSendOut(t *testing.T) {
 	hop.NextHop = netip.MustParseAddr("127.0.0.9")
 	hop6 := plain
 	hop6.NextHop = netip.MustParseAddr("::9")
+	both := hop
+	both.NextHop6 = netip.MustParseAddr("::9")
 	v4, v6 := udpFrom(1), udp(packet(client6, origin6, 0), 1, 2, 3)
 	ttl := func(frame []byte, n byte) []byte {
 		if frame[12] == 8 {
@@ -326,6 +328,9 @@ func TestSendOut(t *testing.T) {
 		{"v6", plain, v6, SentDirect},
 		{"next hop", hop, v4, SentDirect},
 		{"v6 next hop for v4", hop6, v4, SentDirect},
+		{"v4 next hop for v6", hop, v6, SentDirect},
+		{"next hops of both, v4", both, v4, SentDirect},
+		{"next hops of both, v6", both, v6, SentDirect},
 		{"routed", routed, v4, Routed},
 		{"routed v6", routed, v6, Routed},
 		{"last hop", plain, ttl(v4, 1), Routed},

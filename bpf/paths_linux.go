@@ -79,6 +79,13 @@ func (p *Paths) Set(id PathID, path Path) error {
 	if path.NextHop.IsValid() {
 		v.Family, v.NextHop = addrWords(path.NextHop)
 	}
+	if path.NextHop6.IsValid() {
+		if !path.NextHop6.Is6() {
+			return fmt.Errorf("set path %d: next hop %v: must be IPv6", id, path.NextHop6)
+		}
+		v.HasNextHop6 = 1
+		_, v.NextHop6 = addrWords(path.NextHop6)
+	}
 	if path.Routed {
 		v.Routed = 1
 	}

@@ -54,6 +54,9 @@ type Tenant struct {
 	Default  RuleAction // Default means Allow
 	Class    Class      // of flows whose rule names none; NoClass means Interactive
 	Group    Group      // of candidate paths, where no rule matches
+	// Inbound are sources elsewhere: what their rules send directly to here is
+	// answered directly. From a NIC that faces the customer they are strangers.
+	Inbound bool
 }
 
 // Rule matches by destination and transport. Zero fields match everything.

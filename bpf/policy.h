@@ -162,7 +162,7 @@ __noinline int decide(const struct packet *pkt, __u32 slot, struct decision *d)
 		return 0;
 	}
 	t = lookup_tenant(&pkt->key, slot);
-	if (!t)
+	if (!t || t->inbound != pkt->inbound)
 		t = (struct tenant *)&policies[slot].stranger;
 	d->tenant = t->id;
 	d->action = t->fallback;

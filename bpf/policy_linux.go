@@ -131,6 +131,9 @@ func (t *policyTables) write(p *compiled) error {
 	if p.denies {
 		t.both[side].Denies = 1
 	}
+	if p.inbound {
+		t.both[side].Inbound = 1
+	}
 	if err := t.policies.Set(t.both); err != nil {
 		return err
 	}
@@ -173,7 +176,11 @@ func (p *compiled) entries(name string) (n int) {
 }
 
 func (t compiledTenant) kernel() classifierTenant {
-	return classifierTenant{Id: t.id, Set: t.set, Group: uint16(t.group), Fallback: uint8(t.fallback), Class: uint8(t.class)}
+	v := classifierTenant{Id: t.id, Set: t.set, Group: uint16(t.group), Fallback: uint8(t.fallback), Class: uint8(t.class)}
+	if t.inbound {
+		v.Inbound = 1
+	}
+	return v
 }
 
 // fill writes values into an array map from base on.

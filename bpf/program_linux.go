@@ -34,6 +34,7 @@ type Program struct {
 	prefixes4, prefixes6 *ebpf.Map
 	verdicts             *ebpf.Map
 	name                 string
+	priority             uint16 // with method Clsact
 	maxPrefixes          int
 
 	mu       sync.Mutex
@@ -58,7 +59,7 @@ func LoadReturn(cfg Config) (*Program, error) {
 		return nil, explain(op, err)
 	}
 	defer coll.Close()
-	return newProgram("return", cfg, coll), nil
+	return newProgram("return", priorityReturn, cfg, coll), nil
 }
 
 // apply checks the configuration and writes it into the specification.
@@ -95,9 +96,9 @@ func newCollection(spec *ebpf.CollectionSpec, shared map[string]*ebpf.Map) (*ebp
 
 // newProgram takes what it needs out of the collection. name is that of the C
 // functions without _ether and _ip.
-func newProgram(name string, cfg Config, coll *ebpf.Collection) *Program {
+func newProgram(name string, priority uint16, cfg Config, coll *ebpf.Collection) *Program {
 	return &Program{
-		name: name, maxPrefixes: cfg.MaxPrefixes, prefixes: make(map[netip.Prefix]Action),
+		name: name, priority: priority, maxPrefixes: cfg.MaxPrefixes, prefixes: make(map[netip.Prefix]Action),
 		ether: coll.DetachProgram(name + "_ether"), ip: coll.DetachProgram(name + "_ip"),
 		prefixes4: coll.DetachMap(classifierMapPrefixes4), prefixes6: coll.DetachMap(classifierMapPrefixes6),
 		verdicts: coll.DetachMap(classifierMapVerdicts),

@@ -20,12 +20,14 @@ type reflectorBucketKey struct {
 }
 
 type reflectorGuardSettings struct {
-	_        structs.HostLayout
-	Interval uint64
-	Burst    uint64
-	Memory   uint64
-	Enforce  uint32
-	Unused   uint32
+	_             structs.HostLayout
+	Interval      uint64
+	Burst         uint64
+	TotalInterval uint64
+	TotalBurst    uint64
+	Memory        uint64
+	Enforce       uint32
+	Unused        uint32
 }
 
 type reflectorLive struct {
@@ -38,16 +40,17 @@ type reflectorLive struct {
 }
 
 type reflectorPath struct {
-	_       structs.HostLayout
-	MaxAge  uint64
-	Ifindex uint32
-	Mark    uint32
-	NextHop [4]uint32
-	Family  uint8
-	State   uint8
-	Keep    uint8
-	Routed  uint8
-	Unused  uint32
+	_           structs.HostLayout
+	MaxAge      uint64
+	Ifindex     uint32
+	Mark        uint32
+	NextHop     [4]uint32
+	Family      uint8
+	State       uint8
+	Keep        uint8
+	Routed      uint8
+	HasNextHop6 uint32
+	NextHop6    [4]uint32
 }
 
 type reflectorProbeVerdict uint32
@@ -144,6 +147,7 @@ const (
 	reflectorMapSenders           = "senders"
 	reflectorMapSents             = "sents"
 	reflectorMapSessions          = "sessions"
+	reflectorMapTotals            = "totals"
 	reflectorProgProbeEgress      = "probe_egress"
 	reflectorProgReflector        = "reflector"
 	reflectorVarGuardSettings     = "guard_settings"
@@ -211,6 +215,7 @@ type reflectorMapSpecs struct {
 	Senders       *ebpf.MapSpec `ebpf:"senders"`
 	Sents         *ebpf.MapSpec `ebpf:"sents"`
 	Sessions      *ebpf.MapSpec `ebpf:"sessions"`
+	Totals        *ebpf.MapSpec `ebpf:"totals"`
 }
 
 // reflectorVariableSpecs contains global variables before they are loaded into the kernel.
@@ -252,6 +257,7 @@ type reflectorMaps struct {
 	Senders       *ebpf.Map `ebpf:"senders"`
 	Sents         *ebpf.Map `ebpf:"sents"`
 	Sessions      *ebpf.Map `ebpf:"sessions"`
+	Totals        *ebpf.Map `ebpf:"totals"`
 }
 
 func (m *reflectorMaps) Close() error {
@@ -265,6 +271,7 @@ func (m *reflectorMaps) Close() error {
 		m.Senders,
 		m.Sents,
 		m.Sessions,
+		m.Totals,
 	)
 }
 

@@ -56,7 +56,8 @@ const (
 	returnsVerdictVERDICT_NO_PATH         returnsVerdict = 16
 	returnsVerdictVERDICT_SENT_DIRECT     returnsVerdict = 17
 	returnsVerdictVERDICT_ROUTED          returnsVerdict = 18
-	returnsVerdictVERDICT_MAX             returnsVerdict = 19
+	returnsVerdictVERDICT_UNASKED         returnsVerdict = 19
+	returnsVerdictVERDICT_MAX             returnsVerdict = 20
 )
 
 // Names of all BPF objects in the ELF.

@@ -27,6 +27,7 @@ enum verdict {
 	VERDICT_NO_PATH,         /* direct, and no path is alive: dropped */
 	VERDICT_SENT_DIRECT,     /* direct: sent out of the carrier's NIC */
 	VERDICT_ROUTED,          /* direct: left to the host's routing with the path's mark: passed */
+	VERDICT_UNASKED,         /* SYN+ACK to nobody here: opens nothing: passed */
 	VERDICT_MAX,
 };
 
@@ -53,6 +54,14 @@ enum class {
 	CLASS_INTERACTIVE,
 	CLASS_BULK,
 	CLASS_MAX,               /* a power of two */
+};
+
+/* Is a flow's way from the LAN the way back of a flow that came in? */
+enum answer {
+	ANSWER_UNKNOWN = 0,      /* nothing says so */
+	ANSWER_SEEN,             /* something came in first, or by the rules it would */
+	ANSWER_OPENED,           /* TCP, and it was the SYN */
+	ANSWER_NOT,              /* something came in, and no rule sends it directly */
 };
 
 enum path_state {
@@ -91,6 +100,8 @@ struct tenant {
 	__u16 group;             /* candidate paths */
 	__u8 fallback;           /* enum rule_action where no rule matches */
 	__u8 class;              /* where no rule names one */
+	__u8 inbound;            /* 1: elsewhere, opens flows to here */
+	__u8 unused[3];
 };
 
 /* The rules for one destination prefix: intervals[first] to [first + count). */
@@ -127,7 +138,8 @@ struct outcome {
  * bit says which one counts. */
 struct policy {
 	struct tenant stranger;  /* who is nobody's */
-	__u32 denies;            /* does anything deny? */
+	__u16 denies;            /* does anything deny? */
+	__u16 inbound;           /* is any tenant elsewhere? */
 };
 
 struct flow_key {
@@ -152,7 +164,7 @@ struct flow {
 	__u8 capture;            /* enum action */
 	__u8 elephant;           /* has left interactive for bulk */
 	__u8 dscp;               /* the rules may depend on it: another one, another look */
-	__u8 unused;
+	__u8 answer;             /* enum answer */
 	__u16 moves;             /* off a path that failed */
 	__u32 rule;
 	__u64 packets;
@@ -178,7 +190,8 @@ struct path {
 	__u8 state;              /* enum path_state */
 	__u8 keep;               /* bit n: established flows of class n may stay */
 	__u8 routed;             /* 1: direct flows go to the host's routing, marked */
-	__u32 unused;
+	__u32 has_next_hop6;
+	__u32 next_hop6[4];      /* for IPv6, where it is not next_hop */
 };
 
 /* A path as the probes see it. */
@@ -268,7 +281,8 @@ enum guard_verdict {
 	GUARD_ICMP,              /* errors that path MTU discovery and others need, within the rate: passed */
 	GUARD_NEIGHBOUR,         /* ARP, neighbour discovery, multicast listener discovery: passed */
 	GUARD_FRAGMENT,          /* later fragment of a passed datagram: passed */
-	GUARD_RATE_LIMITED,      /* dropped */
+	GUARD_RATE_LIMITED,      /* too much of one network: dropped */
+	GUARD_TOTAL_LIMITED,     /* too much of all strangers together: dropped */
 	GUARD_UNWANTED,          /* nothing allows it: dropped */
 	GUARD_UNPARSED,          /* dropped */
 	GUARD_NOT_IP,            /* dropped */
@@ -288,6 +302,8 @@ struct address {
 struct guard_settings {
 	__u64 interval;          /* ns of credit that a stranger's packet costs */
 	__u64 burst;             /* ns of credit at most */
+	__u64 total_interval;    /* the same for all strangers together */
+	__u64 total_burst;
 	__u64 memory;            /* ns that an outgoing flow opens the way back; TCP: as long as the table has it */
 	__u32 enforce;
 	__u32 unused;
@@ -300,6 +316,15 @@ struct reflector_settings {
 	__u16 sender_high;
 	__u8 plain;              /* reflect packets without our tag, within the rate */
 	__u8 unused;
+};
+
+/* What strangers have a total for each, so that a flood of one does not cost the
+ * others. */
+enum total {
+	TOTAL_BOND = 0,
+	TOTAL_ICMP,
+	TOTAL_PROBE,
+	TOTAL_MAX,
 };
 
 /* What a port is for, beside the rules' sets. */

@@ -29,13 +29,14 @@ const (
 	NoPath                        // direct, and no path is alive: dropped
 	SentDirect                    // direct: sent out of the carrier's NIC
 	Routed                        // direct: left to the host's routing, with the path's mark
+	Unasked                       // SYN+ACK to nobody here
 	numVerdicts
 )
 
 var verdictNames = [numVerdicts]string{
 	"not-ip", "other-host", "vlan", "fragment", "unparsed", "not-tcp", "not-captured", "excluded",
 	"no-socket", "no-listener", "assign-failed", "captured-new", "captured",
-	"left-alone", "denied", "denied-unparsed", "no-path", "sent-direct", "routed",
+	"left-alone", "denied", "denied-unparsed", "no-path", "sent-direct", "routed", "unasked",
 }
 
 // String returns the verdict's name, for status output and metrics.

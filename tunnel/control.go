@@ -61,11 +61,12 @@ func readHello(r io.Reader) (*hello, error) {
 	return h, nil
 }
 
-// sendControl keeps a control stream to the peer and sends hello on it, again after each change of the routes.
+// sendControl keeps a control stream to the peer and sends hello on it, again after each change of the routes. While only
+// lanes about to end are there, it waits for their successors.
 func (s *session) sendControl() {
 	for s.ctx.Err() == nil {
 		l, change := s.pick(Interactive)
-		if l == nil {
+		if l == nil || l.draining.Load() {
 			select {
 			case <-s.ctx.Done():
 			case <-change:

@@ -421,7 +421,33 @@ var names = []string{"one", "two", "three", "four", "five", "six", "seven", "eig
 
 func newChain(t testing.TB, n int, mbit float64, rtt time.Duration, opts ...chainOpt) *chain {
 	t.Helper()
-	c := &chain{t: t, mbit: mbit, rtt: rtt}
+	c := newNodes(t, n, opts...)
+	c.mbit, c.rtt = mbit, rtt
+	for i := range n - 1 {
+		a, b := make(source, 4), make(source, 4)
+		c.srcs = append(c.srcs, struct{ a, b source }{a, b})
+		c.ends = append(c.ends, [2]*fakeSession{})
+		c.connect(i)
+		c.join(i, a, b)
+	}
+	return c
+}
+
+// join makes the sessions of two sources those of node i and the next.
+func (c *chain) join(i int, a, b SessionSource) {
+	c.t.Helper()
+	if err := c.nodes[i].AddPeer(names[i+1], c.keys[i+1].Public(), a); err != nil {
+		c.t.Fatal(err)
+	}
+	if err := c.nodes[i+1].AddPeer(names[i], c.keys[i].Public(), b); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// newNodes returns a chain of nodes that nothing joins yet.
+func newNodes(t testing.TB, n int, opts ...chainOpt) *chain {
+	t.Helper()
+	c := &chain{t: t}
 	c.dial = func(context.Context) (net.Conn, error) {
 		near, far := connPair(64 << 10)
 		if c.serve == nil {
@@ -458,18 +484,6 @@ func newChain(t testing.TB, n int, mbit float64, rtt time.Duration, opts ...chai
 			t.Fatal(err)
 		}
 		c.nodes, c.keys = append(c.nodes, node), append(c.keys, k)
-	}
-	for i := range n - 1 {
-		a, b := make(source, 4), make(source, 4)
-		c.srcs = append(c.srcs, struct{ a, b source }{a, b})
-		c.ends = append(c.ends, [2]*fakeSession{})
-		c.connect(i)
-		if err := c.nodes[i].AddPeer(names[i+1], c.keys[i+1].Public(), a); err != nil {
-			t.Fatal(err)
-		}
-		if err := c.nodes[i+1].AddPeer(names[i], c.keys[i].Public(), b); err != nil {
-			t.Fatal(err)
-		}
 	}
 	return c
 }

@@ -126,9 +126,6 @@ func (f *endFlow) upload() (stoppedEarly bool) {
 	for {
 		buf := in.fit()
 		room := min(len(buf)-bufRoom, maxChunk)
-		if send.mayMove() {
-			room = min(room, moveChunk)
-		}
 		n, err := f.conn.Read(buf[bufRoom : bufRoom+room])
 		in.read(n, room)
 		if timed {

@@ -13,7 +13,8 @@ import (
 	"github.com/landbridge/landbridge/tunnel/compress"
 )
 
-// After the header a flow's stream holds frames: kind 1, length 3 (big endian), payload.
+// After the header a flow's stream holds frames: kind 1, length 3 (big endian), payload. A stream that ends before one of
+// the frames that end a direction, anywhere, goes on in the direction's continuation stream.
 type frameKind uint8
 
 const (
@@ -21,7 +22,6 @@ const (
 	frameZstdStart                      // first bytes of a new zstd stream
 	frameZstd                           // more bytes of it
 	frameZstdEnd                        // the zstd stream is over; no payload
-	frameMoved                          // the direction goes on in a continuation stream; no payload; FIN follows
 	frameEOF                            // end of the direction; no payload; FIN follows
 	frameReset                          // the direction broke; payload: code 2; FIN follows
 	numFrames
@@ -31,8 +31,6 @@ const (
 	frameHeader = 4
 	// maxChunk is one read of a connection. Large, because each costs a system call, a frame and a stream write.
 	maxChunk = compress.MaxChunk
-	// moveChunk is one read while the flow may move: each of a thousand flows has to finish a frame first.
-	moveChunk = 16 << 10
 	// maxFrame is the largest payload of a frame.
 	maxFrame = maxChunk + compress.MaxExpansion
 )
@@ -53,7 +51,7 @@ func parseFrame(b []byte) (k frameKind, n int, err error) {
 		lo, hi = 1, maxFrame
 	case frameReset:
 		lo, hi = 2, 2
-	case frameZstdEnd, frameMoved, frameEOF:
+	case frameZstdEnd, frameEOF:
 	default:
 		return 0, 0, fmt.Errorf("%w frame: kind %d", ErrMalformed, k)
 	}

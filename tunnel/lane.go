@@ -58,10 +58,12 @@ type lane struct {
 	tr    *quic.Transport
 	conn  *quic.Conn
 
-	load atomic.Int32  // flow directions sending here
-	refs atomic.Int32  // flow directions sending or receiving here
-	sent atomic.Uint64 // bytes of flows written here
-	used atomic.Uint64 // bytes of flows written or read here
+	load atomic.Int32 // flow directions sending here
+	// writing is how many of them are in the middle of a write: they wait for their turn.
+	writing atomic.Int32
+	refs    atomic.Int32  // flow directions sending or receiving here
+	sent    atomic.Uint64 // bytes of flows written here
+	used    atomic.Uint64 // bytes of flows written or read here
 
 	window   atomic.Int64 // connection receive window, taken from the budget
 	draining atomic.Bool
@@ -105,6 +107,9 @@ func (l *lane) busy(n int) {
 		}
 	}
 }
+
+// crowded tells whether so many flows wait for their turn that a bulk lane is better for them, warm or not.
+func (l *lane) crowded() bool { return l.writing.Load() >= crowd }
 
 func (l *lane) alive() bool { return l.conn.Context().Err() == nil }
 

@@ -11,6 +11,8 @@ import (
 const (
 	// stallAfter is how long a receiver must stand still before the bytes that wait for it count as stalled.
 	stallAfter = time.Second
+	// stallLeast in stallAfter is the least number of bytes a receiver takes that does not stand still.
+	stallLeast = 512
 	// idleTicks in a row without a byte of a flow make a lane, or all bulk lanes, idle enough to be filled.
 	idleTicks = 2
 )

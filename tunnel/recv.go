@@ -2,8 +2,10 @@ package tunnel
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,8 +22,8 @@ const (
 	numDirections
 )
 
-// continuationWait is how long a direction waits for its continuation after the moved marker: the bulk lane may be
-// slower than the interactive one by all that is queued on it.
+// continuationWait is how long a direction waits for its continuation after the end of its first stream: the bulk lane may
+// be slower than the interactive one by all that is queued on it.
 const continuationWait = 30 * time.Second
 
 // flowKey names the receiving half of a flow in a session: the id is the opener's, and both nodes may open flows.
@@ -38,7 +40,7 @@ type recvStream interface {
 
 // continuation is a stream in which a direction goes on.
 type continuation struct {
-	str  *quic.ReceiveStream
+	str  recvStream
 	lane *lane
 }
 
@@ -54,6 +56,8 @@ type recvHalf struct {
 	rerr error     // of the stream, once what came before it is used up
 	kind frameKind // of the current frame
 	left int       // payload bytes of it still to come
+	// nameless while the flow header has not been read: no continuation can be found.
+	nameless bool
 
 	total   atomic.Int64         // bytes read, for statistics and estimates
 	blocked atomic.Int64         // since when (Unix ns) the receiver of these bytes has not taken them; 0: it does
@@ -106,13 +110,14 @@ func (h *recvHalf) fill() error {
 	return err
 }
 
-// need fills until n bytes are there.
+// need fills until n bytes are there. It follows a move.
 func (h *recvHalf) need(n int) error {
 	for h.w-h.r < n {
-		if err := h.fill(); err != nil {
-			if err == io.EOF { // a direction ends with a frame that says so
-				return fmt.Errorf("%w: stream ends in the middle", ErrMalformed)
-			}
+		err := h.fill()
+		if err == io.EOF { // a direction ends with a frame that says so
+			err = h.follow()
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -121,6 +126,7 @@ func (h *recvHalf) need(n int) error {
 
 // header reads the flow header. Frames that came with it stay in the buffer.
 func (h *recvHalf) header() (Header, error) {
+	h.nameless = true
 	if err := h.need(headerPrefix); err != nil {
 		return Header{}, err
 	}
@@ -133,42 +139,35 @@ func (h *recvHalf) header() (Header, error) {
 	}
 	hd, _, err := ParseHeader(h.buf.b[h.r : h.r+n])
 	h.r += n
+	h.nameless = false
 	return hd, err
 }
 
-// enter makes the next data frame current. It follows moves, and returns io.EOF at the end and *ResetError at a reset.
+// enter makes the next data frame current. It returns io.EOF at the end and *ResetError at a reset.
 func (h *recvHalf) enter() error {
-	for {
-		if err := h.need(frameHeader); err != nil {
-			return err
-		}
-		k, n, err := parseFrame(h.buf.b[h.r:])
-		if err != nil {
-			return err
-		}
-		switch {
-		case k.data():
-			h.r += frameHeader
-			h.kind, h.left = k, n
-			return nil
-		case k == frameEOF:
-			return io.EOF
-		case k == frameReset:
-			if err := h.need(frameHeader + n); err != nil {
-				return err
-			}
-			c := Code(binary.BigEndian.Uint16(h.buf.b[h.r+frameHeader:]))
-			if c == 0 || c >= numCodes {
-				c = CodeProtocol
-			}
-			return &ResetError{Code: c, Remote: true}
-		case k == frameMoved:
-			h.r += frameHeader
-			if err := h.follow(); err != nil {
-				return err
-			}
-		}
+	if err := h.need(frameHeader); err != nil {
+		return err
 	}
+	k, n, err := parseFrame(h.buf.b[h.r:])
+	if err != nil {
+		return err
+	}
+	switch k {
+	case frameEOF:
+		return io.EOF
+	case frameReset:
+		if err := h.need(frameHeader + n); err != nil {
+			return err
+		}
+		c := Code(binary.BigEndian.Uint16(h.buf.b[h.r+frameHeader:]))
+		if c == 0 || c >= numCodes {
+			c = CodeProtocol
+		}
+		return &ResetError{Code: c, Remote: true}
+	}
+	h.r += frameHeader
+	h.kind, h.left = k, n
+	return nil
 }
 
 // chunk returns the next bytes of payload, as they arrive: a frame may come in several parts. They are valid until the
@@ -192,20 +191,19 @@ func (h *recvHalf) chunk() (frameKind, []byte, error) {
 	return h.kind, b, nil
 }
 
-// batch returns the bounds in the buffer of as many bytes of data frames, with their headers, as have arrived, and
-// whether they end with a frame. With whole it stops at the first end of a frame. The bytes are valid until the next
-// call, and those before them are free to be overwritten.
-func (h *recvHalf) batch(whole bool) (buf []byte, from, to int, boundary bool, err error) {
+// batch returns the bounds in the buffer of as many bytes of data frames, with their headers, as have arrived. The bytes
+// are valid until the next call, and those before them are free to be overwritten.
+func (h *recvHalf) batch() (buf []byte, from, to int, err error) {
 	if h.left == 0 {
 		if err := h.enter(); err != nil {
-			return nil, 0, 0, false, err
+			return nil, 0, 0, err
 		}
 		h.r -= frameHeader // forwarded as it is
 		from = h.r
 		h.r += frameHeader
 	} else {
 		if err := h.need(1); err != nil {
-			return nil, 0, 0, false, err
+			return nil, 0, 0, err
 		}
 		from = h.r
 	}
@@ -213,7 +211,7 @@ func (h *recvHalf) batch(whole bool) (buf []byte, from, to int, boundary bool, e
 		n := min(h.left, h.w-h.r)
 		h.r += n
 		h.left -= n
-		if h.left > 0 || whole || h.w-h.r < frameHeader {
+		if h.left > 0 || h.w-h.r < frameHeader {
 			break
 		}
 		k, size, err := parseFrame(h.buf.b[h.r:])
@@ -223,16 +221,13 @@ func (h *recvHalf) batch(whole bool) (buf []byte, from, to int, boundary bool, e
 		h.kind, h.left = k, size
 		h.r += frameHeader
 	}
-	return h.buf.b, from, h.r, h.left == 0, nil
+	return h.buf.b, from, h.r, nil
 }
 
-// follow goes on in the continuation stream, which may have come before the marker or come later.
+// follow goes on in the continuation stream, which may have come before the end of the first one or come later.
 func (h *recvHalf) follow() error {
-	if h.bulk {
-		return fmt.Errorf("%w: moved twice", ErrMalformed)
-	}
-	if h.r != h.w {
-		return fmt.Errorf("%w: %d bytes after the moved marker", ErrMalformed, h.w-h.r)
+	if h.bulk || h.nameless {
+		return fmt.Errorf("%w: stream ends in the middle", ErrMalformed)
 	}
 	t := time.NewTimer(continuationWait)
 	defer t.Stop()
@@ -244,7 +239,7 @@ func (h *recvHalf) follow() error {
 	case <-h.ses.closing:
 		return &ResetError{Code: CodeLaneLost}
 	case <-t.C:
-		return fmt.Errorf("%w: no continuation within %v of the moved marker", ErrMalformed, continuationWait)
+		return fmt.Errorf("%w: no continuation within %v of the stream's end", ErrMalformed, continuationWait)
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -253,26 +248,48 @@ func (h *recvHalf) follow() error {
 		c.lane.unref()
 		return &ResetError{Code: CodeReset}
 	}
-	h.src.CancelRead(quic.StreamErrorCode(CodeNotRead)) // only the FIN is left of it
 	h.lane.unref()
 	h.src, h.lane, h.bulk, h.rerr = c.str, c.lane, true, nil
 	return nil
 }
 
 // give hands a batch on, and keeps the time it blocks where the stall policy sees it.
-func (h *recvHalf) give(to *sendHalf, buf []byte, from, end int, boundary bool) error {
-	h.blocked.Store(time.Now().UnixNano())
-	err := to.batch(buf, from, end, boundary)
-	h.blocked.Store(0)
-	return err
+func (h *recvHalf) give(to *sendHalf, buf []byte, from, end int) error {
+	to.source = h
+	return to.batch(buf, from, end)
 }
 
 // giveConn hands payload to a connection, in the same way.
 func (h *recvHalf) giveConn(c Conn, b []byte) error {
-	h.blocked.Store(time.Now().UnixNano())
-	_, err := c.Write(b)
-	h.blocked.Store(0)
-	return err
+	return h.hand(c, b)
+}
+
+// deadlineWriter is the sending side of a stream or a connection.
+type deadlineWriter interface {
+	Write([]byte) (int, error)
+	SetWriteDeadline(time.Time) error
+}
+
+// hand writes b, and notes meanwhile since when the receiver has not taken any of it: one that is slow, as one of a crowd, does
+// not stand still.
+func (h *recvHalf) hand(w deadlineWriter, b []byte) error {
+	taken := stallLeast
+	for {
+		now := time.Now()
+		if taken >= stallLeast {
+			h.blocked.Store(now.UnixNano())
+			taken = 0
+		}
+		_ = w.SetWriteDeadline(now.Add(stallAfter / 2)) // fails only if the write does
+		n, err := w.Write(b)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			b, taken = b[n:], taken+n
+			continue
+		}
+		h.blocked.Store(0)
+		_ = w.SetWriteDeadline(time.Time{})
+		return err
+	}
 }
 
 // finish ends the half after its last byte and gives its buffer back. Only the reading goroutine calls it, last.

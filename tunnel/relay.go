@@ -81,13 +81,13 @@ func (f *relayFlow) pump(recv *recvHalf, send *sendHalf) {
 		}
 	}
 	for {
-		buf, from, to, boundary, err := recv.batch(send.wantsMove())
+		buf, from, to, err := recv.batch()
 		if err != nil {
 			f.ended(recv, send, err)
 			return
 		}
 		f.node.stats.relayed.Add(uint64(to - from))
-		if err := recv.give(send, buf, from, to, boundary); err != nil {
+		if err := recv.give(send, buf, from, to); err != nil {
 			f.broken(recv, send, err)
 			return
 		}

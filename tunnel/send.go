@@ -29,6 +29,11 @@ const (
 	// the interactive lanes before any of them is large.
 	elephantTime  = 500 * time.Millisecond
 	elephantLeast = 16 << 10
+	// crowdTime takes its place while crowd flows or more wait for their turn on the lane: nobody is quick there, and the
+	// first ones to leave would have the bulk lanes to themselves until the last.
+	crowdTime = 100 * time.Millisecond
+	// movePiece is one write while the direction may move: each of a thousand flows has to finish one before it can.
+	movePiece = 2 << 10
 )
 
 // sendHalf is one direction of a flow on its way to the next hop. One goroutine writes; cancel may be called by any.
@@ -42,6 +47,7 @@ type sendHalf struct {
 	last   time.Time // end of the last write
 	began  time.Time // of writing without an elephantPause
 	before int64     // bytes sent before that
+	source *recvHalf // of a relayed flow: whose bytes these are
 
 	total atomic.Int64 // sent, for statistics
 
@@ -63,36 +69,49 @@ func newSendHalf(s *session, l *lane, str sendStream, id uint64, dir direction, 
 func (s *sendHalf) frame(k frameKind, buf []byte, off, n int) error {
 	off -= frameHeader
 	putFrameHeader(buf[off:], k, n)
-	return s.batch(buf, off, off+frameHeader+n, true)
+	return s.batch(buf, off, off+frameHeader+n)
 }
 
-// batch sends buf[from:to], whole frames of data kinds or a part of one; boundary says that it ends with a frame.
-func (s *sendHalf) batch(buf []byte, from, to int, boundary bool) error {
+// batch sends buf[from:to], a part of the sequence of data frames. The direction may move in the middle of it.
+func (s *sendHalf) batch(buf []byte, from, to int) error {
 	if p := s.prefix; p != nil {
 		from -= len(p)
 		copy(buf[from:], p)
 		s.prefix = nil
 	}
-	// What pauses is no elephant, however much it has carried in all: the count starts anew.
-	if s.moveAt >= 0 {
-		now := time.Now()
-		if s.last.IsZero() {
-			s.began = now
-		} else if now.Sub(s.last) > elephantPause {
-			s.began, s.before = now, s.sent
-			s.moveAt = s.sent + s.ses.node.large.Load()
+	for from < to {
+		n := to - from
+		if s.moveAt >= 0 {
+			n = min(n, movePiece)
+			s.resume(time.Now())
+		}
+		if err := s.writeFor(buf[from:from+n], s.source); err != nil {
+			return err
+		}
+		from += n
+		s.sent += int64(n)
+		s.total.Store(s.sent)
+		if s.moveAt >= 0 {
+			s.last = time.Now()
+			if s.wantsMove() {
+				if err := s.move(); err != nil {
+					return err
+				}
+			}
 		}
 	}
-	if err := s.write(buf[from:to]); err != nil {
-		return err
-	}
-	s.last = time.Now()
-	s.sent += int64(to - from)
-	s.total.Store(s.sent)
-	if boundary && s.wantsMove() {
-		return s.move()
-	}
 	return nil
+}
+
+// resume notes that there is something to send. What pauses is no elephant, however much it has carried in all: the count
+// starts anew.
+func (s *sendHalf) resume(now time.Time) {
+	if s.last.IsZero() {
+		s.began = now
+	} else if now.Sub(s.last) > elephantPause {
+		s.began, s.before = now, s.sent
+		s.moveAt = s.sent + s.ses.node.large.Load()
+	}
 }
 
 // flush sends the flow header if it is still waiting for a first frame.
@@ -105,9 +124,20 @@ func (s *sendHalf) flush() error {
 	return s.write(p)
 }
 
-func (s *sendHalf) write(b []byte) error {
-	s.lane.use(len(b))
-	_, err := s.cur.Write(b) // cur changes only in move, by this goroutine
+func (s *sendHalf) write(b []byte) error { return s.writeFor(b, nil) }
+
+// writeFor writes what came from another hop's half, unless that is nil.
+func (s *sendHalf) writeFor(b []byte, from *recvHalf) error {
+	l := s.lane // it and cur change only in move, by this goroutine
+	l.use(len(b))
+	l.writing.Add(1)
+	var err error
+	if from != nil {
+		err = from.hand(s.cur, b)
+	} else {
+		_, err = s.cur.Write(b)
+	}
+	l.writing.Add(-1)
 	if err != nil {
 		return streamErr(err)
 	}
@@ -133,21 +163,22 @@ func (s *sendHalf) mark(k frameKind) error {
 	return s.frame(k, b[:], len(b), 0)
 }
 
-// mayMove tells whether the direction may still move to a bulk lane, which it does between frames.
-func (s *sendHalf) mayMove() bool { return s.moveAt >= 0 }
-
 func (s *sendHalf) wantsMove() bool {
-	return s.moveAt >= 0 && (s.sent >= s.moveAt || s.sent-s.before >= elephantLeast && s.last.Sub(s.began) > elephantTime)
+	span := s.last.Sub(s.began)
+	return s.sent >= s.moveAt || span > elephantTime && s.sent-s.before >= elephantLeast || span > crowdTime && s.lane.crowded()
 }
 
-// move continues the direction in a stream of a bulk lane. Without a bulk lane it stays where it is, and tries later.
+// move continues the direction in a stream of a bulk lane: the old one just ends. Without a bulk lane it stays where it is,
+// and tries later.
 func (s *sendHalf) move() error {
 	l, str := s.ses.openContinuation(s.lane, s.id, s.dir)
 	if str == nil {
+		s.before, s.began = s.sent, s.last
 		s.moveAt = s.sent + max(s.ses.node.large.Load(), 1)
 		return nil
 	}
-	if err := s.control(frameMoved); err != nil {
+	if err := s.cur.Close(); err != nil {
+		err = streamErr(err)
 		str.CancelWrite(quic.StreamErrorCode(codeOf(err)))
 		l.release()
 		return err

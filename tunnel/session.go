@@ -37,7 +37,7 @@ const (
 
 	retryFirst = 100 * time.Millisecond
 	retryMost  = 2 * time.Second
-	// crowd is the number of flows sending on an interactive lane from which a bulk lane is better, warm or not.
+	// crowd is the number of flows in the middle of a write from which an interactive lane is crowded.
 	crowd = 16
 	// settled is how long a lane lives before its end is no failure to open it.
 	settled = 5 * time.Second
@@ -333,7 +333,7 @@ func (s *session) openFlow() (*lane, *quic.Stream, <-chan struct{}) {
 // claimed for the sender.
 func (s *session) openContinuation(from *lane, id uint64, dir direction) (*lane, *quic.SendStream) {
 	l, _ := s.pick(Bulk)
-	if l == nil || l.class != Bulk || l.draining.Load() || l.warm.small() && from.load.Load() < crowd {
+	if l == nil || l.class != Bulk || l.draining.Load() || l.warm.small() && !from.crowded() {
 		return nil, nil // an interactive lane carries it better until one is warm, unless it is crowded
 	}
 	str, err := l.conn.OpenUniStream()

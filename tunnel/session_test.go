@@ -137,21 +137,34 @@ func TestDrain(t *testing.T) {
 			}
 			ses, _ := c.nodes[by].peers[names[1-by]].current()
 			old, _ := ses.pick(Interactive)
-			ses.drain(old)
-			old.signal(uniDrain)
+			bulk, _ := ses.pick(Bulk)
+			for _, l := range []*lane{old, bulk} { // all at once, as when the packet size changes
+				ses.drain(l)
+				l.signal(uniDrain)
+			}
 			time.Sleep(time.Second)
 			for _, n := range c.nodes {
 				draining, fresh := 0, 0
 				for _, l := range n.Stats().Peers[0].Lanes {
-					if l.Draining {
+					switch {
+					case l.Class != "interactive":
+					case l.Draining:
 						draining++
-					} else if l.Class == "interactive" {
+					default:
 						fresh++
 					}
 				}
 				if draining != 1 || fresh != 1 {
 					t.Errorf("%s has %d draining and %d fresh lanes", n.cfg.Name, draining, fresh)
 				}
+			}
+			str, err := old.conn.OpenUniStream()
+			if err != nil {
+				t.Fatal(err)
+			}
+			str.CancelWrite(0)
+			if n := str.StreamID() / 4; n > 8 {
+				t.Errorf("stream %d was the draining lane's next, want one of its first", n)
 			}
 			before := old.sent.Load()
 			c2, done2 := c.open()

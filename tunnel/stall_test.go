@@ -326,7 +326,10 @@ func TestLostContinuation(t *testing.T) {
 			t.Fatal(err)
 		}
 		_ = here
-		if err := hp.send.control(frameMoved); err != nil {
+		if err := hp.send.flush(); err != nil {
+			t.Fatal(err)
+		}
+		if err := hp.send.cur.Close(); err != nil {
 			t.Fatal(err)
 		}
 		start := time.Now()

@@ -166,9 +166,6 @@ func FuzzFrames(f *testing.F) {
 	f.Add(slices.Concat(frame(frameRaw, strings.Repeat("x", 9000)), frame(frameReset, "\x00\x02")), uint64(2))
 	f.Add(slices.Concat(frame(frameZstdStart, "abc"), frame(frameRaw, "d"), []byte{1, 0, 1}), uint64(3))
 	f.Fuzz(func(t *testing.T, b []byte, seed uint64) {
-		if bytes.IndexByte(b, byte(frameMoved)) >= 0 {
-			return // waits for a continuation; the tests of moves cover it
-		}
 		// The naive parser: whole frames, then how it ends.
 		var want, wire []byte
 		rest, end := b, error(ErrMalformed)
@@ -206,7 +203,15 @@ func FuzzFrames(f *testing.F) {
 			}
 		}
 		s, l := bareSession(t)
-		h := newRecvHalf(s, l, &byteStream{b: b, piece: pieces()}, 1, forward)
+		// The stream ends anywhere, and the rest comes in a continuation that ends for good.
+		cut := int(seed % uint64(len(b)+1))
+		reader := func() *recvHalf {
+			h := newRecvHalf(s, l, &byteStream{b: b[:cut], piece: pieces()}, 1, forward)
+			l.refs.Add(1)
+			h.cont <- continuation{&byteStream{b: b[cut:], piece: pieces()}, l}
+			return h
+		}
+		h := reader()
 		var got []byte
 		var err error
 		for err == nil {
@@ -217,23 +222,20 @@ func FuzzFrames(f *testing.F) {
 		}
 		h.finish()
 		check("chunk", got, want, err)
-		for _, whole := range []bool{false, true} {
-			h = newRecvHalf(s, l, &byteStream{b: b, piece: pieces()}, 1, forward)
-			got, err = nil, nil
-			for err == nil {
-				var buf []byte
-				var from, to int
-				var boundary bool
-				if buf, from, to, boundary, err = h.batch(whole); err == nil {
-					if from < bufRoom || boundary != (h.left == 0) {
-						t.Fatalf("batch at %d, boundary %v, %d left", from, boundary, h.left)
-					}
-					got = append(got, buf[from:to]...)
+		h = reader()
+		got, err = nil, nil
+		for err == nil {
+			var buf []byte
+			var from, to int
+			if buf, from, to, err = h.batch(); err == nil {
+				if from < bufRoom {
+					t.Fatalf("batch at %d", from)
 				}
+				got = append(got, buf[from:to]...)
 			}
-			h.finish()
-			check("batch", got, wire, err)
 		}
+		h.finish()
+		check("batch", got, wire, err)
 		if l.refs.Load() != 0 {
 			t.Fatalf("%d claims on the lane left", l.refs.Load())
 		}
@@ -276,6 +278,31 @@ func TestFirstWrite(t *testing.T) {
 	f.pump(in, next)
 	if len(relayed.writes) != 2 || !bytes.Equal(relayed.writes[0], want) || !relayed.closed {
 		t.Errorf("relayed writes %x", relayed.writes)
+	}
+}
+
+// TestPieces: a direction that may move writes little at a time, wherever its frames end; one that has moved does not.
+func TestPieces(t *testing.T) {
+	s, l := bareSession(t)
+	const size = 64 << 10
+	for _, moveAt := range []int64{1 << 30, -1} {
+		out := &sink{}
+		h := newSendHalf(s, l, out, 1, forward, moveAt)
+		buf := randomBytes(seeded(t), bufRoom+size)
+		want := slices.Clone(buf[bufRoom:])
+		if err := h.frame(frameRaw, buf, bufRoom, size); err != nil {
+			t.Fatal(err)
+		}
+		largest := 0
+		for _, w := range out.writes {
+			largest = max(largest, len(w))
+		}
+		if most := map[bool]int{true: movePiece, false: frameHeader + size}[moveAt > 0]; largest != most {
+			t.Errorf("move at %d: writes of up to %d bytes, want %d", moveAt, largest, most)
+		}
+		if got := slices.Concat(out.writes...); !bytes.Equal(got[frameHeader:], want) {
+			t.Errorf("move at %d: %d bytes written, not what was to be sent", moveAt, len(got))
+		}
 	}
 }
 
@@ -329,11 +356,11 @@ func TestPumpAllocates(t *testing.T) {
 	recv := newRecvHalf(s, l, in, 1, forward)
 	send := newSendHalf(s, l, discard{}, 1, forward, -1)
 	step := func() {
-		buf, from, to, boundary, err := recv.batch(send.wantsMove())
+		buf, from, to, err := recv.batch()
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := recv.give(send, buf, from, to, boundary); err != nil {
+		if err := recv.give(send, buf, from, to); err != nil {
 			t.Fatal(err)
 		}
 	}

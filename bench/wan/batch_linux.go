@@ -14,6 +14,9 @@ const readBurst = 64
 type frame struct {
 	n   int
 	buf [tapBuffer]byte
+	// recording and passage are where what becomes of it is noted, if anywhere.
+	recording *Recording
+	passage   int
 }
 
 // batch collects the reads and writes of a pass and runs them in one io_uring
@@ -96,6 +99,7 @@ func (b *batch) finishReads(now time.Duration) {
 			dry = op.way
 		}
 	})
+	read := monotonic()
 	for i := range b.ops {
 		op := &b.ops[i]
 		w, f, n := op.way, op.frame, op.res
@@ -105,6 +109,9 @@ func (b *batch) finishReads(now time.Duration) {
 		}
 		if n >= ethernetHeader && n < len(f.buf) {
 			f.n = n
+			if r := w.link.record; r != nil {
+				r.read(w.direction, f, read)
+			}
 			if outsideModel(f.buf[:n]) {
 				kept = w.pipe.bypass(now, f)
 			} else {
@@ -157,13 +164,17 @@ func (b *batch) deliver(w *tapWay, due time.Duration) bool {
 
 // finishWrites runs the writes and takes the frames back.
 func (b *batch) finishWrites() {
+	from := monotonic()
 	b.run(func(op *batchOp) {
 		op.res, _ = unix.Write(op.way.to.fd, op.frame.buf[:op.frame.n])
 	})
+	to := monotonic()
 	for i := range b.ops {
 		op := &b.ops[i]
 		if op.res != op.frame.n {
 			op.way.writeErrors++
+		} else {
+			op.frame.written(from, to)
 		}
 		if !op.keep {
 			b.free = append(b.free, op.frame)
@@ -181,6 +192,7 @@ func (b *batch) spare() *frame {
 	if n := len(b.free); n > 0 {
 		f := b.free[n-1]
 		b.free = b.free[:n-1]
+		f.recording = nil
 		return f
 	}
 	return new(frame)

@@ -40,6 +40,8 @@ const (
 type tapWay struct {
 	pipe        pipe[*frame]
 	from, to    *tap
+	link        *tapLink
+	direction   Direction
 	writeErrors uint64
 	expect      int // frames to ask for in the next read: what came last time, and some
 }
@@ -48,6 +50,8 @@ type tapLink struct {
 	name string
 	taps [2]*tap
 	ways [2]*tapWay
+	// record is what follows its frames, if anything does.
+	record *Recording
 }
 
 // Emulator carries frames between pairs of TAP devices with impairments. Its
@@ -99,7 +103,7 @@ func NewEmulator(seed uint64, links []LinkConfig) (*Emulator, error) {
 			}
 		}
 		for k, imp := range []Impairment{c.AtoB, c.BtoA} {
-			w := &tapWay{from: l.taps[k], to: l.taps[1-k]}
+			w := &tapWay{from: l.taps[k], to: l.taps[1-k], link: l, direction: Direction(k)}
 			w.pipe.shaper = NewShaper(imp, linkSeed(seed, uint64(i), Direction(k)))
 			w.pipe.maxFlying = maxFlyingTAP
 			l.ways[k] = w

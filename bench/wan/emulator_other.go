@@ -28,6 +28,15 @@ type Flood struct{}
 // Flood returns ErrUnsupported.
 func (*Emulator) Flood(FloodConfig) (*Flood, error) { return nil, ErrUnsupported }
 
+// Recording is only available on Linux.
+type Recording struct{}
+
+// Record returns ErrUnsupported.
+func (*Emulator) Record(RecordConfig) (*Recording, error) { return nil, ErrUnsupported }
+
+// Stop returns nothing.
+func (*Recording) Stop() ([]Passage, int) { return nil, 0 }
+
 // Stop returns nothing.
 func (*Flood) Stop() FloodStats { return FloodStats{} }
 

@@ -24,12 +24,14 @@ const (
 type tap struct {
 	fd    int
 	index int
-	nl    *netlink.Handle // in the device's namespace
+	// namespace is the device's, "" for the caller's.
+	namespace string
+	nl        *netlink.Handle // in the device's namespace
 }
 
 // openTAP creates and configures the device of an end.
 func openTAP(end End) (*tap, error) {
-	t := &tap{fd: -1}
+	t := &tap{fd: -1, namespace: end.Namespace}
 	err := InNamespace(end.Namespace, func() error { return t.open(end) })
 	if err != nil {
 		t.close()

@@ -27,7 +27,7 @@ Scenarios: clean, typical, heavy, skewed, outage, policed. All of it needs root,
 	var name string
 	cmd.PersistentFlags().StringVar(&name, "name", lab.DefaultName, "the lab's name; labs of different names can be up at once")
 	cmd.AddCommand(
-		newLabUpCommand(&name), newLabDownCommand(&name), newLabStatusCommand(&name), newLabRunCommand(&name), newLabCompareCommand(&name),
+		newLabUpCommand(&name), newLabDownCommand(&name), newLabStatusCommand(&name), newLabRunCommand(&name), newLabCompareCommand(&name), newLabPathsCommand(&name),
 		newLabDemoCommand(&name), newLabExecCommand(&name), newLabShellCommand(&name), newLabDarkCommand(&name),
 		newLabEmulateCommand(), newLabServeCommand(), newLabReportCommand(),
 	)
@@ -107,12 +107,13 @@ func newLabRunCommand(name *string) *cobra.Command {
 		traceFile string
 	)
 	cmd := &cobra.Command{
-		Use:   "run SCENARIO --workload bulk|objects|calls",
+		Use:   "run SCENARIO --workload bulk|objects|mixed|calls",
 		Short: "Bring a lab up, measure one workload, take it down",
 		Long: `Run brings a lab up, waits until the tunnel is warm, runs the workload and takes the lab down.
 
 bulk moves incompressible bytes in one TCP flow (--flows N for more) from the origin to the client, or the other way
 with --upload. objects asks for 32 KiB objects one after the other, two on a warm connection for each on a fresh one.
+mixed does both at once: objects beside a bulk flow that fills the border.
 calls holds 20 G.711 calls of 50 packets a second each way, as direct flows that gateways put on the carrier that is best
 for realtime (with --no-agent), and with --via tcp-cubic over the plain routes of one carrier.
 --competitor runs one TCP flow between the gateways over one carrier beside the workload, and the result says how they
@@ -155,7 +156,7 @@ check failed.`,
 	}
 	labFlags(cmd, &o.Options)
 	f := cmd.Flags()
-	f.StringVar(&o.Workload, "workload", lab.WorkloadBulk, "bulk, objects or calls")
+	f.StringVar(&o.Workload, "workload", lab.WorkloadBulk, "one of "+strings.Join(lab.Workloads, ", "))
 	f.Float64Var(&secs, "seconds", 20, "how long to measure")
 	f.IntVar(&o.Flows, "flows", 1, "bulk: TCP connections at once")
 	f.BoolVar(&o.Upload, "upload", false, "bulk: from the client to the origin")

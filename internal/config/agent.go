@@ -33,6 +33,7 @@ type Agent struct {
 	PreserveSource bool
 	Rules          []*Rule
 	Policy         pathsel.Policy
+	Guard          Guard // of its uplinks
 
 	prefixAt []position
 	pathText []string
@@ -73,7 +74,7 @@ func parseAgent(file string, data []byte) (*Agent, error) {
 	if root == nil {
 		return nil, p.err()
 	}
-	a := &Agent{Policy: pathsel.DefaultPolicy()}
+	a := &Agent{Policy: pathsel.DefaultPolicy(), Guard: defaultGuard()}
 	start := at(root)
 	p.object(root, start, "document",
 		field{"node", false, func(n ast.Node) { a.Name, _ = p.name(n, "node") }},
@@ -106,6 +107,7 @@ func parseAgent(file string, data []byte) (*Agent, error) {
 		field{"exit", false, func(n ast.Node) { a.PreserveSource = p.exit(n, "exit") }},
 		field{"rules", false, func(n ast.Node) { a.Rules = p.rules(n, "rules") }},
 		field{"classes", false, func(n ast.Node) { p.classes(n, &a.Policy) }},
+		field{"guard", false, func(n ast.Node) { a.Guard = p.guard(n, "guard") }},
 	)
 	p.validateAgent(a, start)
 	if err := p.err(); err != nil {
@@ -214,7 +216,7 @@ func (a *Agent) Node(local []Interface) (*NodeConfig, error) {
 		Tenants: []NodeTenant{{a.Tenant, true, rulesOf(a.Rules)}}, // the gateway decides what may cross
 		Sources: []Source{{a.Tenant, a.Site, slices.Clone(a.Prefixes)}},
 		Policy:  a.Policy,
-		Guard:   defaultGuard(),
+		Guard:   a.Guard.clone(),
 
 		PreserveSource: a.PreserveSource,
 	}

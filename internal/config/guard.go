@@ -15,7 +15,10 @@ const (
 	// DefaultUnknownPPS is what a prefix of unknown sources may send to the bond's port a second: the first datagrams of a
 	// few new peers behind one address, with their repetitions.
 	DefaultUnknownPPS = 100
-	maxUnknownPPS     = 1_000_000
+	// DefaultUnknownTotalPPS is what all unknown sources together may send a second, whatever addresses they forge: twenty
+	// prefixes at their full rate.
+	DefaultUnknownTotalPPS = 2000
+	maxUnknownPPS          = 1_000_000
 )
 
 // GuardMode says what the guard on carrier NICs does.
@@ -41,15 +44,24 @@ type Guard struct {
 	Allow []GuardAllow
 	// UnknownPPS is how many packets a second a prefix of unknown sources (/24, /48) may send to the bond's port.
 	UnknownPPS int
+	// UnknownTotalPPS is how many all of them may send together; at least UnknownPPS.
+	UnknownTotalPPS int
 }
 
 // GuardAllow is an entry of the guard's list: a Rule's From, Protocols and Ports; the rest is unused.
 type GuardAllow = Rule
 
-func defaultGuard() Guard { return Guard{UnknownPPS: DefaultUnknownPPS} }
+func defaultGuard() Guard {
+	return Guard{UnknownPPS: DefaultUnknownPPS, UnknownTotalPPS: DefaultUnknownTotalPPS}
+}
+
+// isDefault tells whether nothing has to be written for it.
+func (g *Guard) isDefault() bool {
+	return g.Mode == GuardOff && g.UnknownPPS == DefaultUnknownPPS && g.UnknownTotalPPS == DefaultUnknownTotalPPS && g.Allow == nil
+}
 
 func (g *Guard) clone() Guard {
-	c := Guard{Mode: g.Mode, UnknownPPS: g.UnknownPPS}
+	c := Guard{Mode: g.Mode, UnknownPPS: g.UnknownPPS, UnknownTotalPPS: g.UnknownTotalPPS}
 	for i := range g.Allow {
 		c.Allow = append(c.Allow, g.Allow[i].clone())
 	}
@@ -68,17 +80,22 @@ func (p *problems) guard(n ast.Node, what string) Guard {
 		mode(n)
 		return g
 	}
-	p.object(n, at(n), what,
-		field{"mode", true, mode},
-		field{"unknown_pps", false, func(n ast.Node) {
-			s, _ := p.text(n, what+": unknown_pps")
+	given := map[string]bool{}
+	rate := func(key string, to *int) field {
+		return field{key, false, func(n ast.Node) {
+			s, _ := p.text(n, what+": "+key)
 			v, err := strconv.Atoi(s)
 			if err != nil || v < 1 || v > maxUnknownPPS {
-				p.add(at(n), "", "%s: unknown_pps %q, want 1 to %d", what, s, maxUnknownPPS)
+				p.add(at(n), "", "%s: %s %q, want 1 to %d", what, key, s, maxUnknownPPS)
 				return
 			}
-			g.UnknownPPS = v
-		}},
+			*to, given[key] = v, true
+		}}
+	}
+	p.object(n, at(n), what,
+		field{"mode", true, mode},
+		rate("unknown_pps", &g.UnknownPPS),
+		rate("unknown_total_pps", &g.UnknownTotalPPS),
 		field{"allow", false, func(n ast.Node) {
 			p.sequence(n, what+": allow", MaxGuardAllow, func(n ast.Node) {
 				a, label, before := GuardAllow{at: at(n)}, fmt.Sprintf("%s: allow %d", what, len(g.Allow)+1), len(p.list)
@@ -89,6 +106,12 @@ func (p *problems) guard(n ast.Node, what string) Guard {
 			})
 		}},
 	)
+	if g.UnknownTotalPPS < g.UnknownPPS {
+		if given["unknown_total_pps"] {
+			p.add(at(n), "", "%s: unknown_total_pps %d is less than unknown_pps %d, which is for a single prefix", what, g.UnknownTotalPPS, g.UnknownPPS)
+		}
+		g.UnknownTotalPPS = g.UnknownPPS
+	}
 	return g
 }
 
@@ -97,6 +120,9 @@ func marshalGuard(g *Guard, indent string) string {
 	var parts []string
 	if g.UnknownPPS != DefaultUnknownPPS {
 		parts = append(parts, fmt.Sprintf("%s  unknown_pps: %d\n", indent, g.UnknownPPS))
+	}
+	if g.UnknownTotalPPS != max(DefaultUnknownTotalPPS, g.UnknownPPS) {
+		parts = append(parts, fmt.Sprintf("%s  unknown_total_pps: %d\n", indent, g.UnknownTotalPPS))
 	}
 	if len(g.Allow) > 0 {
 		parts = append(parts, indent+"  allow:\n")

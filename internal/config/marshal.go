@@ -54,7 +54,7 @@ func (f *Fleet) Marshal() []byte {
 	}
 	writeRules(&b, "", f.Rules)
 	b.WriteString(marshalClasses(&f.Policy))
-	if f.Guard.Mode != GuardOff || f.Guard.UnknownPPS != DefaultUnknownPPS || f.Guard.Allow != nil {
+	if !f.Guard.isDefault() {
 		b.WriteString(marshalGuard(&f.Guard, ""))
 	}
 	return b.Bytes()
@@ -96,6 +96,9 @@ func (a *Agent) Marshal() []byte {
 	}
 	writeRules(&b, "", a.Rules)
 	b.WriteString(marshalClasses(&a.Policy))
+	if !a.Guard.isDefault() {
+		b.WriteString(marshalGuard(&a.Guard, ""))
+	}
 	return b.Bytes()
 }
 

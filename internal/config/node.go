@@ -43,7 +43,7 @@ type NodeConfig struct {
 	Sources        []Source // sites behind this node's own LAN
 	PreserveSource bool
 	Policy         pathsel.Policy
-	Guard          Guard // of an agent: off
+	Guard          Guard
 }
 
 // NodeUplink is one local uplink: one UDP socket.

@@ -51,7 +51,7 @@ func TestRules(t *testing.T) {
 	if err := n.Policy.Validate(); err != nil {
 		t.Error(err)
 	}
-	guard := Guard{Mode: GuardEnforce, UnknownPPS: 200, Allow: []GuardAllow{
+	guard := Guard{Mode: GuardEnforce, UnknownPPS: 200, UnknownTotalPPS: 3000, Allow: []GuardAllow{
 		{Name: "office", From: pfx("192.0.2.0/24"), Protocols: []uint8{6}, Ports: []PortRange{{22, 22}}},
 		{Protocols: []uint8{1, 58}},
 	}}
@@ -62,7 +62,7 @@ func TestRules(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(Guard{Mode: GuardObserve, UnknownPPS: DefaultUnknownPPS}, other.Guard, cmpNet); diff != "" {
+	if diff := cmp.Diff(Guard{Mode: GuardObserve, UnknownPPS: DefaultUnknownPPS, UnknownTotalPPS: DefaultUnknownTotalPPS}, other.Guard, cmpNet); diff != "" {
 		t.Error(diff)
 	}
 	// A node's view is a copy.
@@ -84,7 +84,7 @@ func TestNoRules(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n.Policy != pathsel.DefaultPolicy() || n.Guard.Mode != GuardOff || n.Guard.UnknownPPS != DefaultUnknownPPS || n.Tenants[0].Rules != nil {
+	if n.Policy != pathsel.DefaultPolicy() || n.Guard.Mode != GuardOff || n.Guard.UnknownPPS != DefaultUnknownPPS || n.Guard.UnknownTotalPPS != DefaultUnknownTotalPPS || n.Tenants[0].Rules != nil {
 		t.Errorf("%+v %+v %+v", n.Policy, n.Guard, n.Tenants)
 	}
 	for _, key := range []string{"rules", "classes", "guard"} {
@@ -162,10 +162,14 @@ func TestRuleErrors(t *testing.T) {
 			`rules.yaml:43:3: guard: "mode" is missing`},
 		{"guard rate", []string{"unknown_pps: 200", "unknown_pps: 0"},
 			`rules.yaml:44:16: guard: unknown_pps "0", want 1 to 1000000`},
+		{"guard total", []string{"unknown_total_pps: 3000", "unknown_total_pps: 1000001"},
+			`rules.yaml:45:22: guard: unknown_total_pps "1000001", want 1 to 1000000`},
+		{"guard total of less than one", []string{"unknown_total_pps: 3000", "unknown_total_pps: 199"},
+			`rules.yaml:43:3: guard: unknown_total_pps 199 is less than unknown_pps 200, which is for a single prefix`},
 		{"guard list", []string{"{name: office, from", "{name: office, to"},
-			`rules.yaml:46:22: guard: allow 1: unknown key "to" (hint: known keys: name, from, protocol, ports)`},
+			`rules.yaml:47:22: guard: allow 1: unknown key "to" (hint: known keys: name, from, protocol, ports)`},
 		{"guard ports", []string{"{protocol: [icmp, icmpv6]}", "{ports: 53}"},
-			`rules.yaml:47:7: guard: allow 2 has ports and not only protocols with ports (hint: add protocol: tcp, udp or sctp)`},
+			`rules.yaml:48:7: guard: allow 2 has ports and not only protocols with ports (hint: add protocol: tcp, udp or sctp)`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			_, err := parse("rules.yaml", []byte(edit(t, base, tc.edits...)))
@@ -224,6 +228,37 @@ func TestPolicyFiles(t *testing.T) {
 	}
 	if _, err := LoadPolicy(dir + "/none"); !errors.Is(err, ErrUnreadable) {
 		t.Errorf("%v", err)
+	}
+}
+
+// TestAgentGuard: an agent's guard is written as the fleet's is.
+func TestAgentGuard(t *testing.T) {
+	doc := read(t, "agent.yaml")
+	for _, tc := range []struct {
+		text string
+		want Guard
+	}{
+		{"", defaultGuard()},
+		{"guard: observe\n", Guard{Mode: GuardObserve, UnknownPPS: DefaultUnknownPPS, UnknownTotalPPS: DefaultUnknownTotalPPS}},
+		{"guard: {mode: enforce, unknown_pps: 5000}\n", Guard{Mode: GuardEnforce, UnknownPPS: 5000, UnknownTotalPPS: 5000}},
+		{"guard: {mode: enforce, unknown_total_pps: 100, allow: [{protocol: tcp, ports: 22}]}\n", Guard{
+			Mode: GuardEnforce, UnknownPPS: DefaultUnknownPPS, UnknownTotalPPS: 100, Allow: []GuardAllow{{Protocols: []uint8{6}, Ports: []PortRange{{22, 22}}}},
+		}},
+	} {
+		a, err := ParseAgent([]byte(doc + tc.text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n, err := a.Node(agentInterfaces); err != nil || cmp.Diff(tc.want, n.Guard, cmpNet) != "" {
+			t.Errorf("%s%v %s", tc.text, err, cmp.Diff(tc.want, n.Guard, cmpNet))
+		}
+		again, err := ParseAgent(a.Marshal())
+		if err != nil || cmp.Diff(tc.want, again.Guard, cmpNet) != "" {
+			t.Errorf("%v %s\n%s", err, cmp.Diff(tc.want, again.Guard, cmpNet), a.Marshal())
+		}
+	}
+	if _, err := ParseAgent([]byte(doc + "guard: enforced\n")); err == nil || !strings.Contains(err.Error(), `did you mean "enforce"?`) {
+		t.Error(err)
 	}
 }
 

@@ -23,7 +23,7 @@ type linksSpec struct {
 	Links []wan.LinkConfig `json:"links"`
 }
 
-// emulatorRequest asks for counters, or darkens, changes or floods a link first.
+// emulatorRequest asks for counters, or darkens, changes, floods or records a link first.
 type emulatorRequest struct {
 	Darken string          `json:"darken,omitempty"` // link
 	Off    bool            `json:"off,omitempty"`
@@ -32,12 +32,17 @@ type emulatorRequest struct {
 
 	Flood     *wan.FloodConfig `json:"flood,omitempty"`      // begin; it ends with the connection at the latest
 	FloodStop bool             `json:"flood_stop,omitempty"` // end, and say what it did
+
+	Record     *wan.RecordConfig `json:"record,omitempty"`      // begin; it ends with the connection at the latest
+	RecordStop bool              `json:"record_stop,omitempty"` // end all, and say what passed
 }
 
 type emulatorReply struct {
 	Error string          `json:"error,omitempty"`
 	Links []wan.LinkStats `json:"links"`
 	Flood *wan.FloodStats `json:"flood,omitempty"`
+	// Passed are by link.
+	Passed map[string][]wan.Passage `json:"passed,omitempty"`
 }
 
 // maxEmulatorLine bounds a request: they are a few dozen bytes.
@@ -88,9 +93,13 @@ func answer(em *wan.Emulator, c net.Conn) {
 	in.Buffer(make([]byte, 0, maxEmulatorLine), maxEmulatorLine)
 	out := json.NewEncoder(c)
 	var flood *wan.Flood
+	records := make(map[string]*wan.Recording)
 	defer func() {
 		if flood != nil {
 			flood.Stop()
+		}
+		for _, r := range records {
+			r.Stop()
 		}
 	}()
 	for in.Scan() {
@@ -102,6 +111,15 @@ func answer(em *wan.Emulator, c net.Conn) {
 		}
 		if err == nil && req.Change != "" && req.To != nil {
 			err = errors.Join(em.SetImpairment(req.Change, wan.AtoB, *req.To), em.SetImpairment(req.Change, wan.BtoA, *req.To))
+		}
+		if err == nil && req.Record != nil {
+			var r *wan.Recording
+			if r, err = em.Record(*req.Record); err == nil {
+				records[req.Record.Link] = r
+			}
+		}
+		if err == nil && req.RecordStop {
+			rep.Passed, err = stopRecords(records)
 		}
 		switch {
 		case err != nil:
@@ -123,6 +141,20 @@ func answer(em *wan.Emulator, c net.Conn) {
 			return
 		}
 	}
+}
+
+// stopRecords ends recordings and returns what they hold; a record that was too short is none.
+func stopRecords(records map[string]*wan.Recording) (map[string][]wan.Passage, error) {
+	out := make(map[string][]wan.Passage)
+	var err error
+	for link, r := range records {
+		delete(records, link)
+		var missed int
+		if out[link], missed = r.Stop(); missed > 0 {
+			err = errors.Join(err, fmt.Errorf("link %s: %d frames beyond the %d that were to be recorded", link, missed, len(out[link])))
+		}
+	}
+	return out, err
 }
 
 // emulatorClient talks to the emulator process. Safe for concurrent use.
@@ -194,6 +226,18 @@ func (e *emulatorClient) StopFlood() (wan.FloodStats, error) {
 		return wan.FloodStats{}, err
 	}
 	return *rep.Flood, nil
+}
+
+// Record follows frames over a link until StopRecords.
+func (e *emulatorClient) Record(c wan.RecordConfig) error {
+	_, err := e.ask(emulatorRequest{Record: &c})
+	return err
+}
+
+// StopRecords ends all recordings begun with this client and says what passed, by link.
+func (e *emulatorClient) StopRecords() (map[string][]wan.Passage, error) {
+	rep, err := e.ask(emulatorRequest{RecordStop: true})
+	return rep.Passed, err
 }
 
 // pathResults turns counters taken before and after a run into the result's paths: border links only.

@@ -54,33 +54,13 @@ func RunObjects(ctx context.Context, nw Network, opt ObjectsOptions) (ObjectsRes
 	}
 	srv := newServer(l, nil)
 	defer srv.Close()
-	c := objectsClient{nw: nw, seed: opt.Seed, rec: newRecorder(opt.Window), res: ObjectsResult{SumOK: true}}
-	defer c.drop()
+	c := newObjectsClient(nw, opt.Seed, opt.Window)
 	if opt.Watch != nil {
 		opt.Watch(c.rec.total)
 	}
-	for range objectWarmups {
-		if _, err := c.warm(ctx); err != nil {
-			return ObjectsResult{}, fmt.Errorf("objects: warm the connection: %w", err)
-		}
+	if err := c.run(ctx, opt.Window); err != nil {
+		return ObjectsResult{}, err
 	}
-	rng := rand.New(rand.NewPCG(opt.Seed, 0x0b7ec75))
-	begin := time.Now()
-	for i := 0; time.Since(begin) < opt.Window; i++ {
-		kind, list, get := "warm", &c.res.Warm, c.warm
-		if i%freshEvery == freshEvery-1 {
-			kind, list, get = "fresh", &c.res.Fresh, c.fresh
-		}
-		took, err := get(ctx)
-		*list = append(*list, took)
-		if err != nil && len(c.res.Errors) < maxErrors {
-			c.res.Errors = append(c.res.Errors, fmt.Sprintf("%s object %d after %v: %v", kind, i, took.Round(time.Millisecond), err))
-		}
-		if err := sleep(ctx, time.Duration(rng.Int64N(int64(objectGapMax)))); err != nil {
-			return ObjectsResult{}, fmt.Errorf("objects: %w", err)
-		}
-	}
-	c.res.Elapsed, c.res.Bytes = time.Since(begin), c.rec.total()
 	if opt.OnEnd != nil {
 		opt.OnEnd()
 	}
@@ -97,6 +77,38 @@ type objectsClient struct {
 	res  ObjectsResult
 	buf  [ObjectSize]byte
 	want [ObjectSize]byte
+}
+
+func newObjectsClient(nw Network, seed uint64, window time.Duration) *objectsClient {
+	return &objectsClient{nw: nw, seed: seed, rec: newRecorder(window), res: ObjectsResult{SumOK: true}}
+}
+
+// run warms a connection and asks for objects until the window is over. It fails where it cannot start.
+func (c *objectsClient) run(ctx context.Context, window time.Duration) error {
+	defer c.drop()
+	for range objectWarmups {
+		if _, err := c.warm(ctx); err != nil {
+			return fmt.Errorf("objects: warm the connection: %w", err)
+		}
+	}
+	rng := rand.New(rand.NewPCG(c.seed, 0x0b7ec75))
+	begin := time.Now()
+	for i := 0; time.Since(begin) < window; i++ {
+		kind, list, get := "warm", &c.res.Warm, c.warm
+		if i%freshEvery == freshEvery-1 {
+			kind, list, get = "fresh", &c.res.Fresh, c.fresh
+		}
+		took, err := get(ctx)
+		*list = append(*list, took)
+		if err != nil && len(c.res.Errors) < maxErrors {
+			c.res.Errors = append(c.res.Errors, fmt.Sprintf("%s object %d after %v: %v", kind, i, took.Round(time.Millisecond), err))
+		}
+		if err := sleep(ctx, time.Duration(rng.Int64N(int64(objectGapMax)))); err != nil {
+			return fmt.Errorf("objects: %w", err)
+		}
+	}
+	c.res.Elapsed, c.res.Bytes = time.Since(begin), c.rec.total()
+	return nil
 }
 
 var errObjectDiffers = errors.New("object differs from what the origin sent")

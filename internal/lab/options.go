@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/landbridge/landbridge/bench/wan"
@@ -17,7 +18,11 @@ const (
 	WorkloadBulk    = "bulk"
 	WorkloadObjects = "objects"
 	WorkloadCalls   = "calls"
+	WorkloadMixed   = "mixed"
 )
+
+// Workloads are all of them.
+var Workloads = []string{WorkloadBulk, WorkloadObjects, WorkloadMixed, WorkloadCalls}
 
 // maxWindow bounds a run: traces and samples are kept in memory.
 const maxWindow = time.Hour
@@ -25,9 +30,9 @@ const maxWindow = time.Hour
 // RunOptions say what Run measures.
 type RunOptions struct {
 	Options
-	Workload string        // WorkloadBulk, WorkloadObjects or WorkloadCalls
+	Workload string        // one of Workloads
 	Window   time.Duration // how long
-	Flows    int           // bulk: connections at once; 0 is 1
+	Flows    int           // bulk and mixed: connections at once; 0 is 1
 	Upload   bool          // bulk: client to origin
 	Bytes    int64         // bulk: end after so many bytes a flow; 0: the window ends it
 	Trace    bool
@@ -46,16 +51,18 @@ const maxFlows = 1000
 
 func (o *RunOptions) check() error {
 	switch {
-	case o.Workload != WorkloadBulk && o.Workload != WorkloadObjects && o.Workload != WorkloadCalls:
-		return fmt.Errorf("%w: workload %q, want %s, %s or %s", ErrOptions, o.Workload, WorkloadBulk, WorkloadObjects, WorkloadCalls)
+	case !slices.Contains(Workloads, o.Workload):
+		return fmt.Errorf("%w: workload %q, want one of %s", ErrOptions, o.Workload, strings.Join(Workloads, ", "))
 	case o.Window <= 0 || o.Window > maxWindow:
 		return fmt.Errorf("%w: %v, want more than 0 s and at most %v", ErrOptions, o.Window, maxWindow)
 	case o.Flows < 0 || o.Flows > maxFlows:
 		return fmt.Errorf("%w: %d flows, want 1 to %d", ErrOptions, o.Flows, maxFlows)
 	case o.Bytes < 0:
 		return fmt.Errorf("%w: %d bytes, want 0 or more", ErrOptions, o.Bytes)
-	case o.Workload != WorkloadBulk && (o.Flows > 1 || o.Upload || o.Bytes > 0):
-		return fmt.Errorf("%w: flows, upload and bytes are for the bulk workload", ErrOptions)
+	case o.Workload == WorkloadMixed && o.Window <= 2*mixedSettle:
+		return fmt.Errorf("%w: %v of the mixed workload, want more than %v: objects begin after %v of bulk", ErrOptions, o.Window, 2*mixedSettle, mixedSettle)
+	case o.Workload != WorkloadBulk && (o.Upload || o.Bytes > 0) || o.Workload != WorkloadBulk && o.Workload != WorkloadMixed && o.Flows > 1:
+		return fmt.Errorf("%w: flows are for the bulk and mixed workloads, upload and bytes for bulk alone", ErrOptions)
 	}
 	if o.Workload == WorkloadCalls {
 		if err := o.checkCalls(); err != nil {

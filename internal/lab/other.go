@@ -20,6 +20,11 @@ func Compare(context.Context, CompareOptions, io.Writer) (*Comparison, error) {
 	return nil, fmt.Errorf("lab: %w", wan.ErrUnsupported)
 }
 
+// Prove needs Linux.
+func Prove(context.Context, ProofOptions, io.Writer) (*Proof, error) {
+	return nil, fmt.Errorf("lab: %w", wan.ErrUnsupported)
+}
+
 // Down needs Linux.
 func Down(string) (bool, error) { return false, fmt.Errorf("lab: %w", wan.ErrUnsupported) }
 

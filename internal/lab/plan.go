@@ -71,6 +71,8 @@ type Options struct {
 	// Programs is the directory of landbridge-gateway, landbridge-agent and landbridge, and of other tools that are not
 	// in the PATH; "" is the running program's.
 	Programs string
+
+	bare bool // links and machines alone: no way across the border
 }
 
 // GuardModes are the values of Options.Guard.
@@ -211,3 +213,7 @@ func makePlan(o Options) plan {
 // tcpMemory is the largest TCP buffer in the lab, client and origin included: more than twice the bandwidth-delay
 // product of 150 Mbit/s and 500 ms, so that no measurement is one of a window.
 const tcpMemory = 64 << 20
+
+// tcpUnsent is how much a socket takes that it cannot send yet. A thousand senders that fill their buffers first keep two
+// processors busy for two seconds, in which flows that have begun leave the others behind.
+const tcpUnsent = 128 << 10

@@ -15,7 +15,7 @@ import (
 // workload are left out.
 type Result struct {
 	Scenario string   `json:"scenario"`
-	Workload string   `json:"workload"` // bulk, objects or calls
+	Workload string   `json:"workload"` // one of Workloads
 	Via      string   `json:"via"`      // one of ViaNames
 	Seed     uint64   `json:"seed"`
 	Seconds  float64  `json:"seconds"` // measured
@@ -75,7 +75,7 @@ type PathResult struct {
 	Share      float64 `json:"share"`  // of all bytes sent on the border
 }
 
-// ObjectFigures are the objects workload's part of a Result.
+// ObjectFigures are the objects' part of a Result, of the objects and mixed workloads.
 type ObjectFigures struct {
 	Objects      int     `json:"objects"`
 	FreshObjects int     `json:"fresh_objects"`
@@ -149,6 +149,21 @@ func (r *Result) setObjects(o ObjectsResult) {
 	r.PayloadBytes = o.Bytes
 	r.SHA256OK = o.SumOK
 	r.Errors = append(r.Errors, o.Errors...)
+	r.ObjectFigures = r.objectFigures(o)
+	// Objects come one after the other: the longest anybody waited is the slowest object.
+	r.StallMSMax = max(r.Max, millis(Quantile(o.Fresh, 1)))
+}
+
+// setMixed: all figures but those of the objects are the bulk flows'.
+func (r *Result) setMixed(b BulkResult, o ObjectsResult) {
+	r.setBulk(b)
+	r.PayloadBytes += o.Bytes
+	r.SHA256OK = r.SHA256OK && o.SumOK
+	r.Errors = append(r.Errors, o.Errors...)
+	r.ObjectFigures = r.objectFigures(o)
+}
+
+func (r *Result) objectFigures(o ObjectsResult) *ObjectFigures {
 	f := &ObjectFigures{
 		Objects:      len(o.Warm),
 		FreshObjects: len(o.Fresh),
@@ -164,9 +179,7 @@ func (r *Result) setObjects(o ObjectsResult) {
 		f.P50OfRTT = round(f.P50/r.BestPathRTT, 3)
 		f.P99OfRTT = round(f.P99/r.BestPathRTT, 3)
 	}
-	// Objects come one after the other: the longest anybody waited is the slowest object.
-	r.StallMSMax = max(f.Max, millis(Quantile(o.Fresh, 1)))
-	r.ObjectFigures = f
+	return f
 }
 
 func (r *Result) setCalls(c CallsResult) {
@@ -185,7 +198,7 @@ func (r *Result) setCalls(c CallsResult) {
 	r.CallFigures = f
 }
 
-// setWire fills what the emulator counted; call it after setBulk, setObjects or setCalls.
+// setWire fills what the emulator counted; call it after the workload's figures.
 func (r *Result) setWire(paths map[string]PathResult) {
 	r.WireBytes = 0
 	for _, p := range paths {
@@ -236,6 +249,9 @@ func (r *Result) WriteTable(w io.Writer) error {
 		row("flows", "%d, Jain index %.3f", r.Flows, r.Jain)
 	}
 	o, c := r.ObjectFigures, r.CallFigures
+	if c == nil && (o == nil || r.Workload == WorkloadMixed) {
+		row("longest stall", "%.0f ms (first byte after %.0f ms)", r.StallMSMax, r.FirstByteMS)
+	}
 	switch {
 	case c != nil:
 		row("calls", "%d: MOS %.2f (worst %.2f), %.2f %% of %d packets lost, longest gap %.0f ms", c.Calls, c.MOS, c.MOSWorst, 100*c.CallLoss, c.Packets, c.GapMax)
@@ -245,8 +261,6 @@ func (r *Result) WriteTable(w io.Writer) error {
 		row("warm objects", "%d: p50 %.0f  p90 %.0f  p99 %.0f  max %.0f ms (p50 %.2f, p99 %.2f of the best path)",
 			o.Objects, o.P50, o.P90, o.P99, o.Max, o.P50OfRTT, o.P99OfRTT)
 		row("fresh objects", "%d: p50 %.0f  p90 %.0f  p99 %.0f ms", o.FreshObjects, o.FreshP50, o.FreshP90, o.FreshP99)
-	default:
-		row("longest stall", "%.0f ms (first byte after %.0f ms)", r.StallMSMax, r.FirstByteMS)
 	}
 	if o := r.OutageFigures; o != nil {
 		row("outages", "%d: longest stall around each p99 %.0f ms", o.Outages, o.StallP99)

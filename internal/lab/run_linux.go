@@ -151,6 +151,13 @@ func (lab *Lab) measure(ctx context.Context, nw kernelNetwork, o RunOptions) (*R
 		b, e := RunObjects(ctx, nw, ObjectsOptions{Seed: opt.Seed, Window: o.Window, OnEnd: onEnd, Watch: watch})
 		err = e
 		res.setObjects(b)
+	case WorkloadMixed:
+		res.Flows = max(o.Flows, 1)
+		b, objects, e := RunMixed(ctx, nw, BulkOptions{
+			Seed: opt.Seed, Flows: o.Flows, Window: o.Window, Cycle: outageCycle(lab.links), OnEnd: onEnd, Watch: watch,
+		})
+		err = e
+		res.setMixed(b, objects)
 	case WorkloadCalls:
 		b, e := RunCalls(ctx, nw, CallsOptions{Seed: opt.Seed, Window: o.Window, OnEnd: onEnd, Watch: watch})
 		err = e

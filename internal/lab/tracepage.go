@@ -141,6 +141,8 @@ func (r *Result) words() string {
 		what = fmt.Sprintf("%d bulk flows", r.Flows)
 	case r.Workload == WorkloadBulk:
 		what = "one bulk flow"
+	case r.Workload == WorkloadMixed && r.ObjectFigures != nil:
+		what = fmt.Sprintf("%d objects on a warm connection, %d on fresh ones, beside %d bulk flow(s)", r.Objects, r.FreshObjects, r.Flows)
 	case r.ObjectFigures != nil:
 		what = fmt.Sprintf("%d objects on a warm connection, %d on fresh ones", r.Objects, r.FreshObjects)
 	}

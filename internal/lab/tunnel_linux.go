@@ -45,7 +45,7 @@ func (lab *Lab) waitReady(ctx context.Context, nw Network) error {
 	defer srv.Close()
 	end := time.Now().Add(readyTimeout)
 	for {
-		err := probe(ctx, nw)
+		err := askOrigin(ctx, nw)
 		if err == nil {
 			return nil
 		}
@@ -61,7 +61,7 @@ func (lab *Lab) waitReady(ctx context.Context, nw Network) error {
 	}
 }
 
-func probe(ctx context.Context, nw Network) error {
+func askOrigin(ctx context.Context, nw Network) error {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	c, err := nw.Dial(ctx, workloadPort)

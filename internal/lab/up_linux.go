@@ -57,8 +57,10 @@ func start(ctx context.Context, o Options, detached bool) (lab *Lab, err error) 
 	if o.Programs, err = o.programDir(); err != nil {
 		return nil, err
 	}
-	if err := o.via().check(o); err != nil {
-		return nil, err
+	if !o.bare {
+		if err := o.via().check(o); err != nil {
+			return nil, err
+		}
 	}
 	for _, m := range o.machines() {
 		if _, err := os.Stat("/run/netns/" + o.namespace(m)); err == nil {
@@ -99,6 +101,9 @@ func start(ctx context.Context, o Options, detached bool) (lab *Lab, err error) 
 			return lab, err
 		}
 	}
+	if o.bare {
+		return lab, nil
+	}
 	return lab, o.via().start(ctx, lab, detached)
 }
 
@@ -134,6 +139,7 @@ func configure(machine string) error {
 		{"net/ipv4/conf/default/rp_filter", "0"},
 		{"net/ipv4/tcp_rmem", memory},
 		{"net/ipv4/tcp_wmem", memory},
+		{"net/ipv4/tcp_notsent_lowat", fmt.Sprint(tcpUnsent)},
 	}
 	if machine != machineClient && machine != machineOrigin {
 		set = append(set, [2]string{"net/ipv4/ip_forward", "1"}, [2]string{"net/ipv6/conf/all/forwarding", "1"})

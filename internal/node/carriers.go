@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/landbridge/landbridge/bpf"
 	"github.com/landbridge/landbridge/internal/config"
@@ -350,9 +351,13 @@ func (c *carriers) heardFrom(peer string, addrs []netip.Addr) {
 	}
 }
 
+// Ports of DHCP clients (RFC 2131 section 4.1, RFC 8415 section 7.2).
+const dhcpClient, dhcp6Client = 68, 546
+
 // guardOf is the guard that a configuration asks for: beside its list, the peers, and direct flows from sites behind them.
 func guardOf(cfg *config.NodeConfig) (bpf.Guard, error) {
-	g := bpf.Guard{Mode: bpf.GuardMode(cfg.Guard.Mode), StrangerRate: cfg.Guard.UnknownPPS, StrangerBurst: 2 * cfg.Guard.UnknownPPS}
+	g := bpf.Guard{Mode: bpf.GuardMode(cfg.Guard.Mode), StrangerRate: cfg.Guard.UnknownPPS, StrangerBurst: 2 * cfg.Guard.UnknownPPS,
+		TotalRate: cfg.Guard.UnknownTotalPPS, TotalBurst: 2 * cfg.Guard.UnknownTotalPPS}
 	for _, u := range cfg.Uplinks {
 		if port := u.Address.Port(); port != 0 {
 			g.BondPorts = append(g.BondPorts, port)
@@ -362,6 +367,10 @@ func guardOf(cfg *config.NodeConfig) (bpf.Guard, error) {
 			if p := agentPort(port); p != 0 && agentsOn(cfg, u.Name) {
 				g.BondPorts = append(g.BondPorts, p)
 			}
+		} else {
+			// An access link may have its address by DHCP, whose answers are not for what was asked from.
+			g.Allow = append(g.Allow, bpf.Inbound{Protocol: unix.IPPROTO_UDP, Ports: bpf.PortRange{From: dhcpClient}},
+				bpf.Inbound{Protocol: unix.IPPROTO_UDP, Ports: bpf.PortRange{From: dhcp6Client}})
 		}
 	}
 	for _, p := range cfg.Peers {
@@ -392,8 +401,10 @@ func guardOf(cfg *config.NodeConfig) (bpf.Guard, error) {
 			}
 			for _, p := range cfg.Peers {
 				for _, s := range p.Sources {
-					if s.Tenant == t.Name && len(p.Paths) > 0 {
-						allow(&t.Rules[i], s.Prefixes)
+					// Everything, which an agent takes from its gateway, is nobody's site: the list has to name those.
+					sites := slices.DeleteFunc(slices.Clone(s.Prefixes), func(p netip.Prefix) bool { return p.Bits() == 0 })
+					if s.Tenant == t.Name && len(p.Paths) > 0 && len(sites) > 0 {
+						allow(&t.Rules[i], sites)
 					}
 				}
 			}

@@ -56,6 +56,9 @@ func (n *Node) explain(c admin.Clock, cfg *config.NodeConfig, r *rules, f *bpf.F
 		x.Tenant = r.tenants[f.Tenant-1]
 	}
 	x.Site = siteOf(cfg.Sources, x.Tenant, f.Src.Addr())
+	if f.Answer {
+		x.Note = "it answers a flow that was opened from " + f.Dst.Addr().String()
+	}
 	if int(f.Rule) > 0 && int(f.Rule) <= len(r.rules) {
 		x.Rule, x.RuleNumber = r.rules[f.Rule-1].text, r.rules[f.Rule-1].number
 	}

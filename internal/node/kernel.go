@@ -2,9 +2,7 @@ package node
 
 import (
 	"errors"
-	"fmt"
 	"log/slog"
-	"maps"
 	"net"
 	"net/netip"
 	"reflect"
@@ -16,7 +14,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/landbridge/landbridge/bpf"
-	"github.com/landbridge/landbridge/internal/config"
 	"github.com/landbridge/landbridge/internal/hint"
 	"github.com/landbridge/landbridge/pathsel"
 )
@@ -47,7 +44,7 @@ type kernelPeer struct {
 type kernelPath struct {
 	id     bpf.PathID
 	path   bpf.Path
-	hop    bpf.Path // Ifindex and NextHop
+	hop    bpf.Path // Ifindex, NextHop and NextHop6
 	looked time.Duration
 	taken  bool // replies are taken in the kernel
 }
@@ -189,7 +186,7 @@ func (k *kernel) decided(now time.Duration, peer string, paths []watchedPath, in
 		if kp.looked == 0 || now-kp.looked >= hopEvery {
 			kp.looked, kp.hop = now, hopTo(interfaces[w.uplink], w.remote.Addr())
 		}
-		path := bpf.Path{Ifindex: kp.hop.Ifindex, NextHop: kp.hop.NextHop, State: kernelState(states[i].State)}
+		path := bpf.Path{Ifindex: kp.hop.Ifindex, NextHop: kp.hop.NextHop, NextHop6: kp.hop.NextHop6, State: kernelState(states[i].State)}
 		if kp.hop.Ifindex == 0 {
 			path.State = bpf.PathDown // its interface is gone
 		}
@@ -271,192 +268,62 @@ func kernelState(s pathsel.State) bpf.PathState {
 // kernelClass numbers the classes as the programs do: 0 is none there.
 func kernelClass(c pathsel.Class) bpf.Class { return bpf.Class(c) + bpf.Realtime }
 
-// hopTo finds where direct flows go on an interface: to its default router or whatever else the routing table has for
-// their destination there (an invalid NextHop), or, where the interface has no default route, to the router that leads to
-// the peer, or to the peer itself.
+// hopTo finds where direct flows go on an interface, IPv4 and IPv6: to its default router, or, where it has no default
+// route, to the router that leads to the peer, or to the peer itself. A peer of the other family leads nowhere; then it is the
+// one router that all the interface's routes have.
 func hopTo(name string, remote netip.Addr) (p bpf.Path) {
 	nic, err := net.InterfaceByName(name)
 	if err != nil {
 		return p
 	}
 	p.Ifindex = nic.Index
-	family := unix.AF_INET
-	if remote.Is6() {
-		family = unix.AF_INET6
+	v4, found := hopOf(nic.Index, unix.AF_INET, remote)
+	p.NextHop = v4
+	if p.NextHop6, _ = hopOf(nic.Index, unix.AF_INET6, remote); !found && remote.Is6() {
+		p.NextHop = p.NextHop6
 	}
-	routes, err := netlink.RouteListFiltered(family, &netlink.Route{LinkIndex: nic.Index, Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_OIF|netlink.RT_FILTER_TABLE)
+	return p
+}
+
+// hopOf is that of one family; an invalid one that was found is whatever the routing table has.
+func hopOf(nic, family int, remote netip.Addr) (hop netip.Addr, found bool) {
+	routes, err := netlink.RouteListFiltered(family, &netlink.Route{LinkIndex: nic, Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_OIF|netlink.RT_FILTER_TABLE)
 	if err != nil {
-		return p
+		return hop, false
 	}
 	best := -1
-	var hop netip.Addr
+	var routers []netip.Addr
 	for _, r := range routes {
 		if r.Type != unix.RTN_UNICAST {
 			continue
+		}
+		gw, routed := netip.AddrFromSlice(r.Gw)
+		gw = gw.Unmap()
+		if routed {
+			routers = append(routers, gw)
 		}
 		bits := 0
 		if r.Dst != nil {
 			bits, _ = r.Dst.Mask.Size()
 		}
 		if bits == 0 {
-			return p
+			if family == unix.AF_INET { // the kernel finds it, and several of them
+				return netip.Addr{}, true
+			}
+			return gw, true
 		}
 		if bits <= best || !r.Dst.Contains(remote.AsSlice()) {
 			continue
 		}
 		best, hop = bits, remote
-		if gw, ok := netip.AddrFromSlice(r.Gw); ok {
-			hop = gw.Unmap()
+		if routed {
+			hop = gw
 		}
 	}
-	p.NextHop = hop
-	return p
-}
-
-// rules is a node's rules as the classifier has them, and what its numbers stand for.
-type rules struct {
-	policy  bpf.Policy
-	tenants []string   // by number, from 1
-	rules   []ruleName // by number, from 1
-}
-
-type ruleName struct {
-	tenant string
-	number int // within the tenant's, from 1
-	text   string
-}
-
-// compileRules makes the classifier's rules: all sources that are entered here, the rules of their tenants, and for direct
-// flows the candidates of the peer that leads to their destination.
-func compileRules(cfg *config.NodeConfig, group func(peer string) bpf.Group) (*rules, error) {
-	out := &rules{policy: bpf.Policy{Strangers: bpf.Allow}} // whoever is no tenant is turned away, not let past the tunnel
-	var fallback bpf.Group
-	gateways := 0
-	for _, p := range cfg.Peers {
-		if len(p.Paths) > 0 {
-			if gateways++; gateways == 1 {
-				fallback = group(p.Name)
-			}
+	if slices.SortFunc(routers, netip.Addr.Compare); !hop.IsValid() {
+		if routers = slices.Compact(routers); len(routers) == 1 {
+			hop = routers[0]
 		}
 	}
-	for _, t := range cfg.Tenants {
-		var sites []netip.Prefix
-		for _, s := range cfg.Sources {
-			if s.Tenant == t.Name {
-				sites = append(sites, s.Prefixes...)
-			}
-		}
-		if len(sites) == 0 {
-			continue
-		}
-		first := len(out.rules)
-		for i := range t.Rules {
-			out.rules = append(out.rules, ruleName{t.Name, i + 1, t.Rules[i].String()})
-		}
-		// The classifier knows a source by its tenant alone: sources that other rules are for are tenants of their own there.
-		for _, part := range parts(sites, t.Rules) {
-			out.tenants = append(out.tenants, t.Name)
-			id := uint32(len(out.tenants))
-			out.policy.Tenants = append(out.policy.Tenants, bpf.Tenant{ID: id, Prefixes: part.prefixes, Group: fallback})
-			for _, i := range part.rules {
-				rs := expand(&t.Rules[i], bpf.Rule{ID: uint32(first + i + 1), Tenant: id})
-				if t.Rules[i].Action == config.ActionDirect && gateways > 1 {
-					rs = byRoute(rs, cfg, t.Name, group)
-				}
-				if out.policy.Rules = append(out.policy.Rules, rs...); len(out.policy.Rules) > bpf.MaxRules {
-					return nil, fmt.Errorf("rules of tenant %s: more than %d for the classifier, one for each prefix, protocol and port range", t.Name, bpf.MaxRules)
-				}
-			}
-		}
-	}
-	return out, nil
-}
-
-// part is a set of sources that the same rules are for.
-type part struct {
-	prefixes []netip.Prefix
-	rules    []int
-}
-
-// parts divides a tenant's prefixes by the rules that are for them.
-func parts(sites []netip.Prefix, rs []config.Rule) (out []part) {
-	all := map[netip.Prefix]bool{}
-	for _, s := range sites {
-		all[s] = true
-		for i := range rs {
-			for _, f := range rs[i].From {
-				if f.Bits() > s.Bits() && s.Contains(f.Addr()) {
-					all[f] = true
-				}
-			}
-		}
-	}
-	order := slices.SortedFunc(maps.Keys(all), func(a, b netip.Prefix) int {
-		if c := a.Addr().Compare(b.Addr()); c != 0 {
-			return c
-		}
-		return a.Bits() - b.Bits()
-	})
-	for _, p := range order {
-		var mine []int
-		for i := range rs {
-			if len(rs[i].From) == 0 || slices.ContainsFunc(rs[i].From, func(f netip.Prefix) bool { return f.Bits() <= p.Bits() && f.Contains(p.Addr()) }) {
-				mine = append(mine, i)
-			}
-		}
-		if i := slices.IndexFunc(out, func(o part) bool { return slices.Equal(o.rules, mine) }); i >= 0 {
-			out[i].prefixes = append(out[i].prefixes, p)
-			continue
-		}
-		out = append(out, part{[]netip.Prefix{p}, mine})
-	}
-	return out
-}
-
-// expand makes a rule for each combination of the lists of r.
-func expand(r *config.Rule, base bpf.Rule) []bpf.Rule {
-	base.DSCP = r.DSCP
-	if r.HasClass {
-		base.Class = kernelClass(r.Class)
-	}
-	base.Action = map[config.Action]bpf.RuleAction{config.ActionAllow: bpf.Allow, config.ActionDeny: bpf.Deny, config.ActionDirect: bpf.Direct}[r.Action]
-	out := []bpf.Rule{base}
-	out = cross(out, r.To, func(b *bpf.Rule, p netip.Prefix) { b.Prefix = p })
-	out = cross(out, r.Protocols, func(b *bpf.Rule, p uint8) { b.Protocol = p })
-	return cross(out, r.Ports, func(b *bpf.Rule, p config.PortRange) { b.Ports = bpf.PortRange{From: p.First, To: p.Last} })
-}
-
-func cross[T any](rs []bpf.Rule, values []T, set func(*bpf.Rule, T)) []bpf.Rule {
-	if len(values) == 0 {
-		return rs
-	}
-	out := make([]bpf.Rule, 0, len(rs)*len(values))
-	for _, r := range rs {
-		for _, v := range values {
-			set(&r, v)
-			out = append(out, r)
-		}
-	}
-	return out
-}
-
-// byRoute puts in front of direct rules those for the tenant's destinations behind a peer, with its candidates.
-func byRoute(rs []bpf.Rule, cfg *config.NodeConfig, tenant string, group func(string) bpf.Group) (out []bpf.Rule) {
-	for _, r := range rs {
-		for _, route := range cfg.Routes {
-			if route.Tenant != tenant || route.Via == "" || r.Prefix.IsValid() && !r.Prefix.Overlaps(route.Prefix) {
-				continue
-			}
-			if p := cfg.Peer(route.Via); p == nil || len(p.Paths) == 0 {
-				continue
-			}
-			v := r
-			if v.Group = group(route.Via); !r.Prefix.IsValid() || r.Prefix.Bits() < route.Prefix.Bits() {
-				v.Prefix = route.Prefix
-			}
-			out = append(out, v)
-		}
-		out = append(out, r)
-	}
-	return out
+	return hop, hop.IsValid()
 }

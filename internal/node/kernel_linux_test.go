@@ -24,7 +24,11 @@ func TestCompileRules(t *testing.T) {
       fra: {at: fra, prefixes: [10.20.0.0/24]}
   other:
     cross_border: true
+    rules:
+      - {protocol: udp, action: direct}
+      - {class: bulk}
     sites:
+      sha: {at: sha, prefixes: [10.60.0.0/24]}
       fra: {at: fra, prefixes: [10.40.0.0/24]}
 `), "sha")
 	cfg.Peers = append(cfg.Peers, config.Peer{Name: "lon", Paths: cfg.Peers[0].Paths})
@@ -34,7 +38,7 @@ func TestCompileRules(t *testing.T) {
 	must(t, err)
 	var got []string
 	for _, tn := range r.policy.Tenants {
-		got = append(got, fmt.Sprintf("tenant %d %v group %d", tn.ID, tn.Prefixes, tn.Group))
+		got = append(got, fmt.Sprintf("tenant %d %v group %d inbound %v", tn.ID, tn.Prefixes, tn.Group, tn.Inbound))
 	}
 	for _, v := range r.policy.Rules {
 		got = append(got, fmt.Sprintf("%d: tenant %d %v proto %d ports %d-%d dscp %v %v %v group %d", v.ID, v.Tenant, v.Prefix, v.Protocol, v.Ports.From, v.Ports.To, v.DSCP, v.Action, v.Class, v.Group))
@@ -46,7 +50,9 @@ func TestCompileRules(t *testing.T) {
 			fmt.Sprintf("3: tenant %d 10.50.0.0/24 proto 0 ports 0-0 dscp [] direct none group 2", tenant),
 			fmt.Sprintf("3: tenant %d invalid Prefix proto 0 ports 0-0 dscp [] direct none group 0", tenant))
 	}
-	want = append(want, "tenant 1 [10.10.0.0/24 10.12.0.0/24] group 1", "tenant 2 [10.10.0.128/25] group 1")
+	want = append(want, "tenant 1 [10.10.0.0/24 10.12.0.0/24] group 1 inbound false", "tenant 2 [10.10.0.128/25] group 1 inbound false",
+		"tenant 3 [10.20.0.0/24] group 1 inbound true", "tenant 4 [10.50.0.0/24] group 2 inbound true",
+		"tenant 5 [10.60.0.0/24] group 1 inbound false", "tenant 6 [10.40.0.0/24] group 1 inbound true")
 	rest(1)
 	for _, to := range []string{"10.20.0.0/24", "10.30.0.0/16"} {
 		for _, proto := range []int{6, 17} {
@@ -56,10 +62,17 @@ func TestCompileRules(t *testing.T) {
 		}
 	}
 	rest(2)
+	for tenant := 3; tenant <= 4; tenant++ { // elsewhere
+		want = append(want, fmt.Sprintf("2: tenant %d invalid Prefix proto 0 ports 0-0 dscp [46] allow realtime group 0", tenant),
+			fmt.Sprintf("3: tenant %d invalid Prefix proto 0 ports 0-0 dscp [] direct none group 0", tenant))
+	}
+	want = append(want, "4: tenant 5 10.40.0.0/24 proto 17 ports 0-0 dscp [] direct none group 1",
+		"4: tenant 5 invalid Prefix proto 17 ports 0-0 dscp [] direct none group 0", "5: tenant 5 invalid Prefix proto 0 ports 0-0 dscp [] allow bulk group 0",
+		"4: tenant 6 invalid Prefix proto 17 ports 0-0 dscp [] direct none group 0") // elsewhere: no rule behind the last direct one
 	if !slices.Equal(got, want) {
 		t.Errorf("compiled\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
-	if fmt.Sprint(r.tenants) != "[acme acme]" || len(r.rules) != 3 || r.rules[1].number != 2 || r.rules[1].tenant != "acme" {
+	if fmt.Sprint(r.tenants) != "[acme acme acme acme other other]" || len(r.rules) != 5 || r.rules[1].number != 2 || r.rules[1].tenant != "acme" {
 		t.Errorf("tenants %v, rules %+v", r.tenants, r.rules)
 	}
 	if r.policy.Strangers != bpf.Allow {
@@ -125,8 +138,18 @@ guard:
 	if !slices.Equal(got, want) {
 		t.Errorf("allowed\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
-	if fmt.Sprint(g.BondPorts) != "[4500 4501 4510 4511]" || fmt.Sprint(g.Peers) != "[127.0.0.1]" || g.Mode != bpf.GuardObserve || g.StrangerRate != 50 {
+	if fmt.Sprint(g.BondPorts) != "[4500 4501 4510 4511]" || fmt.Sprint(g.Peers) != "[127.0.0.1]" || g.Mode != bpf.GuardObserve || g.StrangerRate != 50 || g.TotalRate != 2000 {
 		t.Errorf("guard %+v", g)
+	}
+	agent := *cfg
+	agent.Uplinks = []config.NodeUplink{{Name: "isp1", Interface: "eth0"}}
+	agent.Peers = []config.Peer{{Name: "sha", Kind: config.PeerGateway, Paths: cfg.Peers[0].Paths, Sources: []config.Source{{
+		Tenant: "acme", Prefixes: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")},
+	}}}}
+	agent.Guard.Allow = nil
+	if g, err := guardOf(&agent); err != nil || len(g.BondPorts) != 0 ||
+		fmt.Sprint(g.Allow) != fmt.Sprint([]bpf.Inbound{{Protocol: 17, Ports: bpf.PortRange{From: 68}}, {Protocol: 17, Ports: bpf.PortRange{From: 546}}}) {
+		t.Errorf("an agent's guard %+v, %v", g, err)
 	}
 	var none *carriers
 	cfg.Guard.Mode = config.GuardEnforce

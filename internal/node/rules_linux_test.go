@@ -2,11 +2,13 @@ package node
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -71,6 +73,17 @@ type call struct {
 	last atomic.Int64 // Unix nanoseconds
 	gap  atomic.Int64 // the longest between two answers since reset
 	sent atomic.Int64
+	got  sync.Map // numbers of the datagrams answered
+}
+
+// lost counts the datagrams from one on, and before another, that were not answered.
+func (k *call) lost(from, before int64) (n int) {
+	for i := from; i < before; i++ {
+		if _, ok := k.got.Load(i); !ok {
+			n++
+		}
+	}
+	return n
 }
 
 func (m *machines) call(machine, from, to string) *call {
@@ -82,10 +95,11 @@ func (m *machines) call(machine, from, to string) *call {
 	go func() {
 		b := make([]byte, 1500)
 		for {
-			if _, _, err := c.ReadFromUDPAddrPort(b); errors.Is(err, net.ErrClosed) {
+			if n, _, err := c.ReadFromUDPAddrPort(b); errors.Is(err, net.ErrClosed) {
 				return
-			} else if err == nil {
+			} else if err == nil && n >= 8 {
 				now := time.Now().UnixNano()
+				k.got.Store(int64(binary.BigEndian.Uint64(b)), true)
 				if was := k.last.Swap(now); was != 0 {
 					k.gap.Store(max(k.gap.Load(), now-was))
 				}
@@ -93,11 +107,12 @@ func (m *machines) call(machine, from, to string) *call {
 		}
 	}()
 	go func() {
-		for {
-			if _, err := c.WriteToUDPAddrPort([]byte("twenty milliseconds of speech"), dst); errors.Is(err, net.ErrClosed) {
+		b := append(make([]byte, 8), "twenty milliseconds of speech"...)
+		for ; ; k.sent.Add(1) {
+			binary.BigEndian.PutUint64(b, uint64(k.sent.Load()))
+			if _, err := c.WriteToUDPAddrPort(b, dst); errors.Is(err, net.ErrClosed) {
 				return
 			}
-			k.sent.Add(1)
 			time.Sleep(10 * time.Millisecond)
 		}
 	}()
@@ -157,6 +172,7 @@ func TestProgramRules(t *testing.T) {
 			}
 		}
 	}()
+	from := k.sent.Load()
 	for i := range 6 {
 		rules := deny81 + directCalls
 		if i%2 == 0 {
@@ -169,9 +185,14 @@ func TestProgramRules(t *testing.T) {
 	if <-leaked {
 		t.Error("a connection that old and new rules deny came through while they changed")
 	}
-	if gap := time.Duration(k.gap.Load()); gap > 150*time.Millisecond {
-		t.Errorf("calls paused for %v while the rules changed, want under 150ms", gap)
-	}
+	// Counted, not timed: a packet that a busy machine delays is no gap in the rules.
+	before := k.sent.Load()
+	eventually(t, testTimeout, func() error {
+		if lost := k.lost(from, before); lost > 15 {
+			return fmt.Errorf("%d of %d call packets not answered while the rules changed, want 15 at most, 150 ms of them", lost, before-from)
+		}
+		return nil
+	})
 	m.hup(sha, m.fleet(withRules(directCalls)))
 	if err := m.ask("client", "10.20.0.2:81", "no"); err == nil { // captured, and turned away by fra, which has the old document
 		t.Error("the exit carries what its document denies")
@@ -235,6 +256,27 @@ func (m *machines) probedBy(node string) map[string]string {
 	return out
 }
 
+// allUp waits until all paths of a node are up.
+func (m *machines) allUp(node string) {
+	m.t.Helper()
+	c := admin.NewClient(m.file(node + ".sock"))
+	defer c.Close()
+	eventually(m.t, testTimeout, func() error {
+		p, err := c.Paths(m.t.Context())
+		if err != nil {
+			return err
+		}
+		for _, peer := range p.Peers {
+			for _, path := range peer.Paths {
+				if path.State != admin.PathUp {
+					return fmt.Errorf("%s is %s", path.Name, path.State)
+				}
+			}
+		}
+		return nil
+	})
+}
+
 // TestStopped: while the daemon stands still, the kernel refuses the carrier that goes dark, and calls go on over the
 // other one.
 func TestStopped(t *testing.T) {
@@ -252,11 +294,11 @@ func TestStopped(t *testing.T) {
 	dev := m.carrierOf("sha", "realtime")
 	must(t, sha.cmd.Process.Signal(syscall.SIGSTOP))
 	time.Sleep(time.Second)
-	k.flowing(t, 100*time.Millisecond) // the peer's probes speak for the paths
+	k.flowing(t, 300*time.Millisecond) // the peer's probes speak for the paths
 	m.setDown("fra", dev, true)
 	time.Sleep(600 * time.Millisecond)
 	t.Logf("%s dark while the daemon stands still: no answers for %v", dev, time.Duration(k.gap.Load()).Round(time.Millisecond))
-	k.flowing(t, 100*time.Millisecond)
+	k.flowing(t, 300*time.Millisecond)
 	must(t, sha.cmd.Process.Signal(syscall.SIGCONT))
 	m.setDown("fra", dev, false)
 }
@@ -276,7 +318,9 @@ func TestGuard(t *testing.T) {
 	m.write("fleet.yaml", fleet("enforce"))
 	sha := m.gateway("sha")
 	m.gateway("fra")
-	m.site()
+	m.serve("plant", "10.2.1.2:2222", echo)
+	m.write("agent.yaml", m.agent()+"guard: enforce\n")
+	plant := m.site()
 	m.works(testTimeout, "client", "10.20.0.2:80")
 	m.works(testTimeout, "worker", "10.20.0.2:80")
 	k := m.call("client", "10.10.0.2:5004", "10.20.0.2:5004")
@@ -313,6 +357,13 @@ func TestGuard(t *testing.T) {
 		t.Error("enforcing, the guard lets an unwanted connection in")
 	}
 	must(t, m.ask("fra", "10.1.1.1:2223", "on the list"))
+	if m.dialWithin(300*time.Millisecond, "sha", "10.2.1.2:2222") {
+		t.Error("enforcing, the agent's guard lets an unwanted connection in")
+	}
+	m.write("agent.yaml", m.agent()+"guard: observe\n")
+	must(t, plant.cmd.Process.Signal(syscall.SIGHUP))
+	plant.log.waitFor(t, "msg=reloaded")
+	must(t, m.ask("sha", "10.2.1.2:2222", "only observed"), m.ask("worker", "10.20.0.2:80", "as before"))
 	k.flowing(t, time.Second)
 	close(stop)
 	junk := <-done
@@ -351,15 +402,16 @@ func TestDarkPath(t *testing.T) {
 	k := m.call("client", "10.10.0.2:5004", "10.20.0.2:5004")
 	k.flowing(t, testTimeout)
 	time.Sleep(2 * time.Second) // both paths are known for long enough
-	k.flowing(t, testTimeout)
 	for range 2 {
+		m.allUp("sha") // else there is nowhere to go, or for the answers
+		m.allUp("fra")
+		k.flowing(t, testTimeout)
 		dev := m.carrierOf("sha", "realtime")
 		m.setDown("fra", dev, true)
 		time.Sleep(600 * time.Millisecond)
 		t.Logf("%s dark: no answers for %v", dev, time.Duration(k.gap.Load()).Round(time.Millisecond))
-		k.flowing(t, 100*time.Millisecond)
+		k.flowing(t, 300*time.Millisecond)
 		m.setDown("fra", dev, false)
-		time.Sleep(100 * time.Millisecond)
 	}
 }
 

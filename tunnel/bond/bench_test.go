@@ -174,7 +174,7 @@ func BenchmarkReport(b *testing.B) {
 			r.paths = append(r.paths, pr)
 		}
 		var lr laneReport
-		lr, r.ranges = l.rx.section(r.ranges)
+		lr, r.ranges = l.rx.section(1, r.ranges)
 		r.lanes = append(r.lanes, lr)
 		s.body = r.append(s.body[:0], 1400)
 		return s.body

@@ -299,11 +299,12 @@ func (b *Bond) sendOpens(at stamp) stamp {
 
 func (b *Bond) sendOpen(p *pathTx) {
 	m := b.out.next(headerSize + openBodySize)
-	h := header{kind: kindOpen, path: p.id, bond: b.id, seq: b.openSeq}
+	seq := b.openSeq
+	h := header{kind: kindOpen, path: p.id, bond: b.id, seq: seq & seqMask, aux: uint8(seq >> 24)}
 	b.openSeq++
 	h.put(m)
 	putOpen(m[headerSize:], b.epoch, b.peerEpoch)
-	b.out.add(p, outDatagram{aead: b.openSeal, epoch: b.epoch, seq: uint64(h.seq), open: true})
+	b.out.add(p, outDatagram{aead: b.openSeal, epoch: b.epoch, seq: uint64(seq), open: true})
 }
 
 // onOpen takes a handshake. Called with mu held.
@@ -313,11 +314,12 @@ func (b *Bond) onOpen(at stamp, u *uplink, addr netip.AddrPort, h header, d []by
 		b.host.drops.malformed.Add(1)
 		return
 	}
-	if !verify(b.openVerify, b.tagger.open(epoch, h.seq), d) {
+	seq := h.openSeq()
+	if !verify(b.openVerify, b.tagger.open(epoch, seq), d) {
 		b.host.drops.badTag.Add(1)
 		return
 	}
-	if epoch < b.peerEpoch || epoch == b.peerEpoch && !b.openSeen.fresh(uint64(h.seq)) {
+	if epoch < b.peerEpoch || epoch == b.peerEpoch && !b.openSeen.fresh(uint64(seq)) {
 		b.host.drops.replayed.Add(1)
 		return
 	}
@@ -327,7 +329,7 @@ func (b *Bond) onOpen(at stamp, u *uplink, addr netip.AddrPort, h header, d []by
 	if b.cand == nil && (b.sess == nil || b.sess.peerEpoch != epoch) {
 		b.cand = newSession(b, epoch)
 	}
-	b.openSeen.note(uint64(h.seq))
+	b.openSeen.note(uint64(seq))
 	var rx *pathRx
 	if s := b.sess; s != nil && s.peerEpoch == epoch {
 		rx = s.rx[h.path]

@@ -14,7 +14,7 @@ import (
 func FuzzDatagram(f *testing.F) {
 	for k := kind(1); k < kindEnd; k++ {
 		d := make([]byte, headerSize+openBodySize+tagSize)
-		h := header{kind: k, path: 3, bond: 0xdeadbeef, seq: 1 << 30, sent: 77, lane: 200, aux: auxAgain, laneSeq: 1<<32 - 1}
+		h := header{kind: k, path: 3, bond: 0xdeadbeef, seq: 1 << 23, sent: 77, lane: 200, aux: auxAgain, laneSeq: seqMask}
 		h.put(d)
 		f.Add(d)
 		f.Add(d[:headerSize+tagSize])
@@ -75,7 +75,8 @@ func randomReport(src *rand.Rand) *report {
 	}
 	for i := range src.IntN(4) {
 		p := pathReport{id: uint8(i), largest: src.Uint32(), packets: src.Uint32(), bytes: src.Uint32(), at: src.Uint32(), owd: src.Uint32(), owdMin: src.Uint32()}
-		p.missing = make([]byte, src.IntN(reportBits/8+1))
+		p.span = uint8(src.IntN(reportBits/8 + 1))
+		p.missing = make([]byte, src.IntN(int(p.span)+1))
 		for j := range p.missing {
 			p.missing[j] = byte(src.Uint32())
 		}
@@ -203,7 +204,7 @@ func FuzzSession(f *testing.F) {
 				k = kindSource
 			}
 			h := header{kind: k, path: in[0] >> 7, seq: seq, sent: uint32(at), lane: in[1], aux: in[2],
-				laneSeq: uint32(in[3])<<24 | uint32(in[4])<<16 | uint32(in[5])<<8 | uint32(in[6])}
+				laneSeq: uint24(in[4:])}
 			d := make([]byte, headerSize+n+tagSize)
 			h.put(d)
 			copy(d[headerSize:], in[8:8+n])

@@ -150,7 +150,8 @@ func TestBadDatagrams(t *testing.T) {
 				bad(fmt.Sprintf("with bit %d flipped", bit), with(bit/8, d[bit/8]^1<<(bit%8)), "malformed", "bad_tag", "unknown_bond")
 			}
 			bad("of version 0", with(0, byte(k)), "malformed")
-			bad("of version 2", with(0, 2<<4|byte(k)), "malformed")
+			bad("of the version before", with(0, (wireVersion-1)<<4|byte(k)), "malformed")
+			bad("of a later version", with(0, (wireVersion+1)<<4|byte(k)), "malformed")
 			bad("of kind 0", with(0, wireVersion<<4), "malformed")
 			bad("of an unknown kind", with(0, wireVersion<<4|byte(kindEnd)), "malformed")
 			bad("on an impossible path", with(1, maxPaths), "malformed")
@@ -159,10 +160,10 @@ func TestBadDatagrams(t *testing.T) {
 			bad("of the longest size", append(slices.Clone(d), make([]byte, maxDatagram-len(d))...), "bad_tag", "malformed")
 			body := slices.Clone(d[:len(d)-tagSize])
 			var tag tagger
-			nonce := tag.session(d[1], uint64(binary.BigEndian.Uint32(d[6:])))
+			nonce := tag.session(d[1], uint64(uint24(d[6:])))
 			aead := wrongKey
 			if k == kindOpen {
-				nonce = tag.open(binary.BigEndian.Uint64(d[headerSize:]), binary.BigEndian.Uint32(d[6:]))
+				nonce = tag.open(binary.BigEndian.Uint64(d[headerSize:]), uint24(d[6:]))
 				aead = wrong.openAEAD(other.Public())
 			}
 			bad("under another key", seal(aead, nonce, body), "bad_tag")
@@ -221,7 +222,7 @@ func TestReplayedDatagrams(t *testing.T) {
 func (s *rigSide) handshake(epoch, echo uint64, seq uint32) []byte {
 	b := s.bond
 	d := make([]byte, headerSize+openBodySize, maxDatagram)
-	h := header{kind: kindOpen, bond: b.id, seq: seq}
+	h := header{kind: kindOpen, bond: b.id, seq: seq & seqMask, aux: uint8(seq >> 24)}
 	h.put(d)
 	putOpen(d[headerSize:], epoch, echo)
 	var tag tagger
@@ -244,6 +245,9 @@ func TestOldHandshake(t *testing.T) {
 		}
 		if got := r.b.inject(t, 0, from, r.a.handshake(r.b.bond.peerEpoch+1000, 0, 0)); got != "" {
 			t.Errorf("handshake of a new epoch dropped as %s", got)
+		}
+		if got := r.b.inject(t, 0, from, r.a.handshake(r.b.bond.peerEpoch, 0, 5<<24)); got != "" {
+			t.Errorf("a handshake whose number is over the 24 bits of a header dropped as %s", got)
 		}
 		if r.b.bond.sess != sb || r.b.bond.cand == nil {
 			t.Error("a handshake that proves nothing ended the session, or made no keys")

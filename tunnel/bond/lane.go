@@ -17,8 +17,10 @@ const (
 	writeStall = 5 * time.Second
 	// quicBacklog is how many packets a connection may hold unprocessed; quic-go drops what exceeds 256.
 	quicBacklog = 200
-	// coalesce is how far ahead of its time a packet may be handed over to save a wake-up.
-	coalesce = 300 * time.Microsecond
+	// coalesce is how far ahead of its time a packet may be handed over with one that is due, to save a wake-up; on a bulk
+	// lane also to save acknowledgements, as quic-go sends one for all that it finds in its queue.
+	coalesce     = 300 * time.Microsecond
+	coalesceBulk = 2 * time.Millisecond
 	// backlogStuck is when the count of unprocessed packets is taken for wrong and starts anew.
 	backlogStuck = 200 * time.Millisecond
 )
@@ -176,8 +178,11 @@ func (l *Lane) ReadFrom(p []byte) (int, net.Addr, error) {
 			b.mu.Unlock()
 			return 0, nil, net.ErrClosed
 		}
+		next := stamp(0)
 		if l.rx.ready.len() == 0 {
-			l.rx.release(at + us(coalesce))
+			if next = l.rx.release(at); l.rx.ready.len() > 0 {
+				l.rx.release(at + us(l.ahead()))
+			}
 		}
 		if l.rx.ready.len() > 0 {
 			buf := l.rx.ready.pop()
@@ -187,7 +192,6 @@ func (l *Lane) ReadFrom(p []byte) (int, net.Addr, error) {
 			buf.free()
 			return n, l.RemoteAddr(), nil
 		}
-		next := l.rx.release(at)
 		b.mu.Unlock()
 		wait := time.Hour
 		if next > 0 {
@@ -197,6 +201,14 @@ func (l *Lane) ReadFrom(p []byte) (int, net.Addr, error) {
 			return 0, nil, err
 		}
 	}
+}
+
+// ahead is how far ahead of their time packets may be handed over.
+func (l *Lane) ahead() time.Duration {
+	if l.Class() == Bulk {
+		return coalesceBulk
+	}
+	return coalesce
 }
 
 // sleep waits for the time, for packets, or for the lane's end.

@@ -52,7 +52,8 @@ type laneRx struct {
 	high uint64 // largest arrived plus one
 	scan uint64 // next to hand over in line; what is missing under it is late
 
-	newest stamp // latest send time of the lane's packets and repairs, on this clock
+	newest     stamp // latest send time of the lane's packets and repairs, on this clock
+	repairedAt stamp // newest repair symbol
 
 	late      int   // missing under scan
 	holes     int   // runs of them
@@ -137,7 +138,7 @@ func (l *laneRx) note(now stamp, n int) {
 
 // repair takes a repair symbol.
 func (l *laneRx) repair(now stamp, first uint64, n int, key uint32, symbol []byte, sent stamp) error {
-	l.newest = max(l.newest, sent)
+	l.newest, l.repairedAt = max(l.newest, sent), now
 	var err error
 	l.rec, err = l.decoder().Repair(first, n, key, symbol, l.rec[:0])
 	l.putRecovered(now)
@@ -295,16 +296,23 @@ func (l *laneRx) tooMany(n, holes, late int) bool {
 }
 
 // section returns the lane's part of a report; ranges is appended to the backing store.
-func (l *laneRx) section(ranges []seqRange) (laneReport, []seqRange) {
-	r := laneReport{id: l.id, cum: uint32(l.cum), high: uint32(l.high)}
+//
+// A bulk lane that gets no repairs says nothing of what has arrived before its time, out of order: the sender repeats by
+// what paths lost, and half of the report would be the packets that are under way on slower paths.
+func (l *laneRx) section(now stamp, ranges []seqRange) (laneReport, []seqRange) {
+	high := l.high
+	if l.class == Bulk && !l.holding && (l.repairedAt == 0 || now-l.repairedAt > us(time.Second)) {
+		high = max(l.scan, l.cum)
+	}
+	r := laneReport{id: l.id, cum: uint32(l.cum), high: uint32(high)}
 	from := len(ranges)
-	for s := l.cum; s < l.high; {
+	for s := l.cum; s < high; {
 		if l.slot(s).state != slotMissing {
 			s++
 			continue
 		}
 		e := s + 1
-		for e < l.high && l.slot(e).state == slotMissing {
+		for e < high && l.slot(e).state == slotMissing {
 			e++
 		}
 		ranges = append(ranges, seqRange{uint32(s), uint32(e - s)})

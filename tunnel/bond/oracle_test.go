@@ -60,6 +60,12 @@ func TestExtend(t *testing.T) {
 		if got := extend(uint32(want), around); got != want {
 			t.Fatalf("low half of %d around %d gives %d", want, around, got)
 		}
+		if d>>23 != 0 && d>>23 != -1 {
+			continue
+		}
+		if got := extend24(uint32(want)&seqMask, around); got != want {
+			t.Fatalf("low 24 bits of %d around %d give %d", want, around, got)
+		}
 	}
 	if got := extend(1<<32-1, 0); got != 1<<32-1 {
 		t.Errorf("there are no numbers under 0: got %d", got)
@@ -82,6 +88,45 @@ func TestRingOracle(t *testing.T) {
 		}
 		if r.len() != len(want) {
 			t.Fatalf("length %d, want %d", r.len(), len(want))
+		}
+	}
+}
+
+// TestPathSectionOracle: reports of a path tell the truth of every number they speak of, and whoever misses fewer than
+// reportBack of them in a row hears of every number.
+func TestPathSectionOracle(t *testing.T) {
+	src := testRand(t)
+	for _, most := range []int{1, 5, 40, reportBits / reportBack} { // packets a report
+		rx := newPathRx(0)
+		seen := map[uint64]bool{}
+		heard, missed, sent := uint64(0), 0, uint64(0)
+		for i := range 500 {
+			for range 1 + src.IntN(most) {
+				if sent++; src.IntN(10) > 0 {
+					rx.accept(stamp(sent), sent, 0, 100, true)
+					seen[sent] = true
+				}
+			}
+			r, _ := rx.section(nil)
+			if span := (reportBack*most + 7) / 8; i > reportBack && int(r.span) > span {
+				t.Fatalf("%d packets a report: a report goes back over %d numbers, want at most %d", most, 8*r.span, 8*span)
+			}
+			if missed < reportBack-1 && src.IntN(3) > 0 {
+				missed++
+				continue
+			}
+			missed = 0
+			largest := uint64(r.largest)
+			if far := largest - min(largest, 8*uint64(r.span)); far > heard {
+				t.Fatalf("%d packets a report: up to %d heard before, and the report begins after %d", most, heard, far)
+			}
+			for back := uint64(1); back <= 8*uint64(r.span) && back < largest; back++ {
+				i := int(back - 1)
+				if gone := i/8 < len(r.missing) && r.missing[i/8]&(1<<(i%8)) != 0; gone == seen[largest-back] {
+					t.Fatalf("number %d under %d: reported missing %v, seen %v", largest-back, largest, gone, !gone)
+				}
+			}
+			heard = largest
 		}
 	}
 }
@@ -129,9 +174,12 @@ func missing(ranges []seqRange, seq uint32) bool {
 // cut short.
 func TestLaneTxOracle(t *testing.T) {
 	src := testRand(t)
-	for range 8 {
+	for i := range 8 {
 		tx := newLaneTx(0, Bulk)
 		rx := newLaneRx(0, Bulk)
+		if i%2 == 0 {
+			rx.repairedAt = 1 // reports speak of all, else only of what was handed over
+		}
 		held := map[uint64]bool{}
 		var reports []laneReport
 		for range 2000 {
@@ -144,8 +192,11 @@ func TestLaneTxOracle(t *testing.T) {
 			if seq := tx.base + uint64(src.IntN(30)); seq < tx.next {
 				rx.source(1, seq, nil, 1)
 			}
+			if src.IntN(20) == 0 {
+				rx.release(1)
+			}
 			if src.IntN(5) == 0 {
-				r, _ := rx.section(nil)
+				r, _ := rx.section(1, nil)
 				reports = append(reports, r)
 			}
 			if len(reports) > 0 && src.IntN(4) == 0 {

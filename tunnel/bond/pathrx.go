@@ -35,6 +35,9 @@ type pathRx struct {
 	lastSource stamp
 	filling    bool // by what the newest datagram says
 
+	said  [reportBack]uint64 // largest in the last reports
+	saidN int                // reports so far
+
 	// what Session.measure keeps: loss over about lossSpan packets, and the greatest rate, packets a second
 	lossShare, peak float64
 	seen            uint64
@@ -84,7 +87,14 @@ func (p *pathRx) section(bitmap []byte) (pathReport, []byte) {
 	}
 	from := len(bitmap)
 	used := 0
-	for i := uint64(0); i < reportBits && i < p.largest; i++ {
+	back := min(p.largest, reportBits)
+	if p.saidN >= reportBack {
+		back = min(back, p.largest-p.said[p.saidN%reportBack])
+	}
+	p.said[p.saidN%reportBack] = p.largest
+	p.saidN++
+	back = min((back+7)/8*8, p.largest)
+	for i := range back {
 		if i%8 == 0 {
 			bitmap = append(bitmap, 0)
 		}
@@ -93,6 +103,7 @@ func (p *pathRx) section(bitmap []byte) (pathReport, []byte) {
 			used = int(i/8) + 1
 		}
 	}
+	r.span = uint8((back + 7) / 8)
 	bitmap = bitmap[:from+used]
 	r.missing = bitmap[from:]
 	p.owdMin, p.fresh, p.dirty, p.gapAt = math.MaxInt64, 0, false, 0

@@ -32,7 +32,7 @@ func TestSilenceSeenByReport(t *testing.T) {
 		}
 		now, at = now.Add(time.Second), at+us(time.Second)
 		b.paths[1].lastAck = at
-		s.onReport(now, at, s.lastReportNo+1, &report{paths: []pathReport{{largest: uint32(b.paths[0].largest)}}})
+		s.onReport(now, at, s.lastReportNo+1, &report{paths: []pathReport{{largest: uint32(b.paths[0].largest), span: reportBits / 8}}})
 		if st := b.paths[0].state; st != PathSuspect {
 			t.Fatalf("path is %v after a second without an answer, want suspect", st)
 		}

@@ -262,7 +262,7 @@ func (p *pathTx) onReport(now time.Time, at stamp, s *pathReport, lost []lostRef
 		gone := false
 		switch {
 		case back == 0:
-		case back > reportBits:
+		case back > 8*uint64(s.span):
 			gone = true // older than what reports tell: its lane knows better
 		default:
 			i := back - 1

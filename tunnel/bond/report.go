@@ -9,10 +9,11 @@ import (
 // still missing. It is whole in itself, so that a lost report costs only time.
 //
 //	flags(1) paths(1) lanes(1) [echo path(1) echo seq(4)]
-//	path: id(1) largest(4) packets(4) bytes(4) received at(4) owd(4) owd min(4) n(1) bitmap(n)
+//	path: id(1) largest(4) packets(4) bytes(4) received at(4) owd(4) owd min(4) span(1) n(1) bitmap(n)
 //	lane: id(1) cum(4) high(4) n(1) n x {gap(varint) length(varint)}
 //
-// Bit i of a path's bitmap set means that largest-1-i did not arrive. A lane has everything under cum; of [cum, high)
+// Bit i of a path's bitmap set means that largest-1-i did not arrive; bits that are left out are not set. The report says
+// nothing of what is more than 8*span under largest. A lane has everything under cum; of [cum, high)
 // it lacks the ranges, each gap counted from the end of the one before (the first from cum).
 type report struct {
 	echo     bool
@@ -29,7 +30,8 @@ type pathReport struct {
 	packets, bytes uint32
 	at             uint32 // receiver's clock, µs
 	owd, owdMin    uint32 // receiver's clock minus sender's, µs, modulo 2^32
-	missing        []byte
+	span           uint8  // eights of numbers under largest that missing speaks of
+	missing        []byte // its last bytes are left out while they are 0
 }
 
 type laneReport struct {
@@ -43,10 +45,12 @@ type seqRange struct{ first, n uint32 }
 
 const (
 	flagEcho = 1
-	// reportBits is how far back a path's bitmap goes; the receiver reports at least every reportEvery packets, so two
-	// reports in a row may be lost.
+	// reportBits is how far back a path's bitmap goes at the most; the receiver reports at least every reportEvery packets,
+	// so two reports in a row may be lost. With fewer packets it goes back over reportBack reports: what a peer has heard
+	// of so often need not be said again.
 	reportBits  = 512
 	reportEvery = 160
+	reportBack  = 12
 	// maxRanges bounds a lane's missing ranges in one report; the rest waits for the next.
 	maxRanges      = 250
 	maxReportLanes = 64
@@ -74,7 +78,7 @@ func (r *report) append(b []byte, limit int) []byte {
 		for _, v := range [...]uint32{p.largest, p.packets, p.bytes, p.at, p.owd, p.owdMin} {
 			b = binary.BigEndian.AppendUint32(b, v)
 		}
-		b = append(b, byte(len(p.missing)))
+		b = append(b, p.span, byte(len(p.missing)))
 		b = append(b, p.missing...)
 	}
 	for i := range r.lanes {
@@ -123,14 +127,14 @@ func (r *report) parse(b []byte) error {
 		b = b[5:]
 	}
 	for range np {
-		if len(b) < 26 || len(b) < 26+int(b[25]) || b[25] > reportBits/8 || b[0] >= maxPaths {
+		if len(b) < 27 || len(b) < 27+int(b[26]) || b[25] > reportBits/8 || b[26] > b[25] || b[0] >= maxPaths {
 			return fmt.Errorf("%w: report path section", ErrMalformed)
 		}
 		u := func(i int) uint32 { return binary.BigEndian.Uint32(b[1+4*i:]) }
-		n := int(b[25])
+		n := int(b[26])
 		r.paths = append(r.paths, pathReport{id: b[0], largest: u(0), packets: u(1), bytes: u(2), at: u(3), owd: u(4),
-			owdMin: u(5), missing: b[26 : 26+n]})
-		b = b[26+n:]
+			owdMin: u(5), span: b[25], missing: b[27 : 27+n]})
+		b = b[27+n:]
 	}
 	for range nl {
 		if len(b) < 10 {

@@ -344,7 +344,7 @@ func (s *Session) sendReport(now time.Time, at stamp) bool {
 				l.rx.unsaid--
 			}
 			var lr laneReport
-			lr, r.ranges = l.rx.section(r.ranges)
+			lr, r.ranges = l.rx.section(at, r.ranges)
 			r.lanes = append(r.lanes, lr)
 		}
 	}

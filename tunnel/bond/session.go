@@ -297,7 +297,7 @@ func (b *Bond) receive(u *uplink, addr netip.AddrPort, h header, d []byte) {
 func (s *Session) verify(t *tagger, h header, d []byte) bool {
 	seq := uint64(h.seq)
 	if rx := s.rx[h.path]; rx != nil {
-		seq = extend(h.seq, rx.largest)
+		seq = extend24(h.seq, rx.largest)
 	}
 	return verify(s.verifyAEAD, t.session(h.path, seq), d)
 }
@@ -310,7 +310,7 @@ func (s *Session) accept(now time.Time, at stamp, u *uplink, addr netip.AddrPort
 		rx = newPathRx(h.path)
 		s.rx[h.path] = rx
 	}
-	seq := extend(h.seq, rx.largest)
+	seq := extend24(h.seq, rx.largest)
 	if !rx.window.fresh(seq) {
 		b.host.drops.replayed.Add(1)
 		return
@@ -348,7 +348,7 @@ func (s *Session) accept(now time.Time, at stamp, u *uplink, addr netip.AddrPort
 			l.rx.note(at, len(body))
 			s.equalise(at, l.rx)
 		}
-		seq, sent := extend(h.laneSeq, l.rx.high), at-stamp(owd)
+		seq, sent := extend24(h.laneSeq, l.rx.high), at-stamp(owd)
 		if h.aux&auxAgain != 0 {
 			sent = l.rx.sentAbout(seq)
 		}
@@ -360,7 +360,7 @@ func (s *Session) accept(now time.Time, at stamp, u *uplink, addr netip.AddrPort
 			b.host.drops.laneRefused.Add(1)
 			return
 		}
-		if err := l.rx.repair(at, extend(h.laneSeq, l.rx.high), int(h.aux)+1, repairKey(h.path, h.seq), body, at-stamp(owd)); err != nil {
+		if err := l.rx.repair(at, extend24(h.laneSeq, l.rx.high), int(h.aux)+1, repairKey(h.path, h.seq), body, at-stamp(owd)); err != nil {
 			b.host.drops.badBody.Add(1)
 		}
 		l.touched = true
@@ -381,7 +381,7 @@ func (s *Session) accept(now time.Time, at stamp, u *uplink, addr netip.AddrPort
 }
 
 // repairKey is the key of a repair symbol's coefficients, known to both sides from the header.
-func repairKey(path uint8, seq uint32) uint32 { return seq ^ uint32(path)<<28 }
+func repairKey(path uint8, seq uint32) uint32 { return seq&seqMask | uint32(path)<<24 }
 
 // received is called after a batch of datagrams: it wakes who has something to do.
 func (b *Bond) received() {
@@ -435,7 +435,7 @@ func (s *Session) onReport(now time.Time, at stamp, no uint32, r *report) {
 	if r.echo && int(r.echoPath) < len(b.paths) {
 		b.paths[r.echoPath].onEcho(at, r.echoSeq)
 	}
-	if s.haveReport && int32(no-s.lastReportNo) <= 0 {
+	if s.haveReport && int32((no-s.lastReportNo)<<8) <= 0 {
 		return // an older one, overtaken
 	}
 	s.lastReportNo, s.haveReport = no, true

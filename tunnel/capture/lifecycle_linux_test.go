@@ -68,9 +68,6 @@ func TestCloseLeavesNothing(t *testing.T) {
 			log := newFlowLog()
 			tr := &Transparent{Interfaces: []string{"lan0"}, Prefixes: prefixes("10.77.2.0/24"), Attach: method}
 			ret := &Return{Interfaces: []string{"lan0", "wan0"}, Attach: method, Log: testLog(t)}
-			if method == bpf.Clsact {
-				ret.Interfaces = []string{"wan0"} // one filter of ours per interface
-			}
 			for range 2 { // and it can be started again
 				topo.startTransparent(t, tr, log.handle)
 				must(t, topo.gateway.do(ret.Start))

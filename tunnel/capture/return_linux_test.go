@@ -2,11 +2,14 @@ package capture
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net/netip"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/vishvananda/netlink"
 
 	"github.com/landbridge/landbridge/bpf"
 )
@@ -181,3 +184,71 @@ func TestCaptureAndPreserve(t *testing.T) {
 type zeros struct{}
 
 func (zeros) Read(b []byte) (int, error) { clear(b); return len(b), nil }
+
+// TestReturnBesideTransparent: both on one NIC, as at a gateway that is entry and exit. What belongs to a connection dialled
+// from here is for no rule, and no deny rule either; and what ends first leaves the other in place.
+func TestReturnBesideTransparent(t *testing.T) {
+	for _, method := range []bpf.Method{bpf.TCX, bpf.Clsact} {
+		for _, first := range []string{"return", "transparent"} {
+			t.Run("method="+method.String()+"/closed-first="+first, func(t *testing.T) {
+				topo := newTopology(t)
+				ret := &Return{Interfaces: []string{"lan0"}, Attach: method, Log: testLog(t)}
+				must(t, topo.gateway.do(ret.Start))
+				log := newFlowLog()
+				tr := &Transparent{Interfaces: []string{"lan0"}, Prefixes: prefixes("10.77.2.0/24", "fd77:2::/64"), Attach: method, Policy: bpf.Policy{
+					Strangers: bpf.Allow,
+					Rules:     []bpf.Rule{{ID: 1, Prefix: netip.MustParsePrefix("192.0.2.0/24"), Action: bpf.Deny}, {ID: 1, Prefix: netip.MustParsePrefix("2001:db8::/32"), Action: bpf.Deny}},
+				}}
+				topo.startTransparent(t, tr, log.handle)
+				defer func() { must(t, ret.Close()) }()
+				dialled := func(t *testing.T, client string) {
+					t.Helper()
+					l := topo.client.listen(t, hostPort(client, 0))
+					c, err := topo.dialTransparent(hostPort(map[string]string{client4: "192.0.2.9", client6: "2001:db8::9"}[client], 0), l.Addr().String())
+					must(t, err)
+					defer c.Close()
+					o, err := l.AcceptTCP()
+					must(t, err)
+					defer o.Close()
+					send(t, o, "reply")
+					expect(t, c, "reply")
+				}
+				captured := func(t *testing.T, origin string) {
+					t.Helper()
+					c, err := topo.client.dial(hostPort(origin, 7000))
+					must(t, err)
+					defer c.Close()
+					log.next(t).done()
+				}
+				families(t, func(t *testing.T, client, _, origin string) {
+					dialled(t, client)
+					captured(t, origin)
+				})
+				if v, err := tr.Verdicts(); err != nil || v[bpf.Denied] != 0 {
+					t.Errorf("the classifier has denied answers: %v, %v", v, err)
+				}
+				if first == "return" {
+					must(t, ret.Close())
+					captured(t, origin4)
+				} else {
+					must(t, tr.Close())
+					dialled(t, client4)
+				}
+				must(t, ret.Close(), tr.Close())
+				must(t, topo.gateway.do(func() error {
+					nic, err := netlink.LinkByName("lan0")
+					if err != nil {
+						return err
+					}
+					all, err := netlink.QdiscList(nic)
+					for _, q := range all {
+						if q.Type() == "clsact" {
+							err = errors.Join(err, errors.New("the clsact qdisc stays"))
+						}
+					}
+					return err
+				}))
+			})
+		}
+	}
+}

@@ -1,0 +1,85 @@
+package lab
+
+import (
+	"context"
+	"testing"
+	"time"
+)
+
+// TestProbesUnderLoad: with every processor busy, what XDP times is near to what the link did, and the estimated loss is
+// the true one. The bounds leave room for a machine that others load too; "landbridge lab paths" says how near it is.
+func TestProbesUnderLoad(t *testing.T) {
+	requireRoot(t)
+	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	defer cancel()
+	name, files := testName(), openFiles(t)
+	figures, err := probes(ctx, Options{Name: name, Seed: testSeed(t)}, 8*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(figures) != 6 {
+		t.Fatalf("figures of %d links and probers, want 6", len(figures))
+	}
+	for _, f := range figures {
+		t.Logf("%+v", f)
+		if f.Probes < 60 || f.TruthSlack > 10 {
+			t.Errorf("%s on %s: %d round trips compared, the truth uncertain by %v ms", f.Prober, f.Link, f.Probes, f.TruthSlack)
+		}
+		if off := f.LossError(); off > 0.2 {
+			t.Errorf("%s on %s: loss %v, in truth %v", f.Prober, f.Link, f.Loss, f.TrueLoss)
+		}
+		if f.Prober == ProberNIC && f.ErrorP95 > 1 {
+			t.Errorf("%s on %s: round trips are off by %v ms (p95), want at most 1", f.Prober, f.Link, f.ErrorP95)
+		}
+	}
+	p50 := func(f *ProbeFigures) float64 { return f.ErrorP50 }
+	if nic, user := worstProbe(figures, ProberNIC, p50), worstProbe(figures, ProberUser, p50); nic >= user {
+		t.Errorf("the NIC's median error is %v ms, user space's %v ms: want less", nic, user)
+	}
+	if left := leftovers(name); len(left) > 0 {
+		t.Errorf("left behind: %q", left)
+	}
+	if after := openFiles(t); after > files {
+		t.Errorf("%d open files before, %d after", files, after)
+	}
+}
+
+// TestNewFlows: each new flow is found on the record of the carrier that it took.
+func TestNewFlows(t *testing.T) {
+	requireRoot(t)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	lab, err := start(ctx, Options{Name: testName(), Scenario: "clean", Via: ViaTCPCubic, NoAgent: true, Seed: testSeed(t)}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lab.down()
+	if err := lab.recordFlows(); err != nil {
+		t.Fatal(err)
+	}
+	if err := lab.recordFlows(); err == nil {
+		t.Error("one link is recorded twice")
+	}
+	const count = 20
+	next, err := lab.newFlows(ctx, 7, count)
+	if err != nil || next != 7+count {
+		t.Fatalf("next flow %d, %v, want %d", next, err, 7+count)
+	}
+	time.Sleep(300 * time.Millisecond) // the first waits for the neighbour's address
+	passed, err := lab.em.StopRecords()
+	if err != nil {
+		t.Fatal(err)
+	}
+	flows := departures(passed)
+	for n := uint32(7); n < 7+count; n++ {
+		if f, ok := flows[n]; !ok || f.link != "cm" || f.at == 0 {
+			t.Errorf("flow %d: %+v, %v, want it on cm", n, f, ok)
+		}
+	}
+	if len(flows) != count {
+		t.Errorf("%d flows, want %d", len(flows), count)
+	}
+	if passed, err = lab.em.StopRecords(); err != nil || len(passed) != 0 {
+		t.Errorf("stopped twice: %v, %v", passed, err)
+	}
+}

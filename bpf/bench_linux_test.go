@@ -203,6 +203,18 @@ func BenchmarkGuard(b *testing.B) {
 	}
 }
 
+// BenchmarkGuardFlood is a packet of strangers to the bond's port when they have had their total.
+func BenchmarkGuardFlood(b *testing.B) {
+	c := loadTestCarrier(b, CarrierConfig{})
+	must(b, c.SetGuard(Guard{Mode: GuardEnforce, BondPorts: []uint16{4500}, TotalRate: 1, TotalBurst: 1, StrangerRate: 1, StrangerBurst: 1}))
+	frame := datagram(stranger4, here4, make([]byte, 1200))
+	guardVerdict(b, c, frame, GuardEnforce)
+	if v := guardVerdict(b, c, frame, GuardEnforce); v != GuardTotalLimited {
+		b.Fatal(v)
+	}
+	nsPerPacket(b, c.reflector, [][]byte{frame})
+}
+
 // BenchmarkReflector measures an answer with our tag refused and one given to a
 // plain probe; the same probe twice is a replay.
 func BenchmarkReflector(b *testing.B) {

@@ -12,38 +12,34 @@ import (
 type Feature struct {
 	Name  string
 	Since string // Linux version
-	Lost  string // what does not work without it
+	// Classifier and Carrier say which programs do not load without it:
+	// [LoadClassifier]'s, [LoadCarrier]'s.
+	Classifier, Carrier bool
 	// Err is nil where the kernel has it, wraps [errors.ErrUnsupported] where it
 	// has not, and is something else where that could not be found out.
 	Err error
 }
-
-// What is lost with whole programs.
-const (
-	lostClassifier = "classifier: transparent capture, rules, direct flows"
-	lostCarrier    = "reflector and guard: probes go through user space, nothing guards the carriers' NICs"
-)
 
 // Features asks the running kernel for everything that the programs use and that
 // is not in every kernel since 5.2. It needs the capabilities that loading needs.
 func Features() []Feature {
 	helper := func(t ebpf.ProgramType, fn asm.BuiltinFunc) error { return features.HaveProgramHelper(t, fn) }
 	all := []Feature{
-		{"bounded loops", "5.3", lostClassifier + "; " + lostCarrier, features.HaveBoundedLoops()},
-		{"LPM tries", "4.11", lostClassifier + "; " + lostCarrier, features.HaveMapType(ebpf.LPMTrie)},
-		{"LRU hashes", "4.10", lostClassifier + "; " + lostCarrier, features.HaveMapType(ebpf.LRUHash)},
-		{"arrays of maps", "4.12", lostClassifier, features.HaveMapType(ebpf.ArrayOfMaps)},
-		{"socket maps (CONFIG_BPF_STREAM_PARSER)", "4.14", lostClassifier, features.HaveMapType(ebpf.SockMap)},
-		{"bpf_skc_lookup_tcp", "5.2", lostClassifier, helper(ebpf.SchedCLS, asm.FnSkcLookupTcp)},
-		{"bpf_sk_assign", "5.7", lostClassifier, helper(ebpf.SchedCLS, asm.FnSkAssign)},
-		{"bpf_redirect_neigh", "5.10", lostClassifier, helper(ebpf.SchedCLS, asm.FnRedirectNeigh)},
-		{"bpf_ktime_get_coarse_ns", "5.11", lostClassifier, helper(ebpf.SchedCLS, asm.FnKtimeGetCoarseNs)},
-		{"bpf_check_mtu", "5.12", lostClassifier, helper(ebpf.SchedCLS, asm.FnCheckMtu)},
-		{"XDP", "4.8", lostCarrier, features.HaveProgramType(ebpf.XDP)},
-		{"bpf_spin_lock", "5.1", lostCarrier, helper(ebpf.XDP, asm.FnSpinLock)},
-		{"ring buffers", "5.8", lostCarrier, features.HaveMapType(ebpf.RingBuf)},
-		{"program arrays", "4.2", lostCarrier, features.HaveMapType(ebpf.ProgramArray)},
-		{"pointers to memory in global functions", "5.12", lostClassifier + "; " + lostCarrier, haveGlobalFunctions()},
+		{"bounded loops", "5.3", true, true, features.HaveBoundedLoops()},
+		{"LPM tries", "4.11", true, true, features.HaveMapType(ebpf.LPMTrie)},
+		{"LRU hashes", "4.10", true, true, features.HaveMapType(ebpf.LRUHash)},
+		{"arrays of maps", "4.12", true, false, features.HaveMapType(ebpf.ArrayOfMaps)},
+		{"socket maps (CONFIG_BPF_STREAM_PARSER)", "4.14", true, false, features.HaveMapType(ebpf.SockMap)},
+		{"bpf_skc_lookup_tcp", "5.2", true, false, helper(ebpf.SchedCLS, asm.FnSkcLookupTcp)},
+		{"bpf_sk_assign", "5.7", true, false, helper(ebpf.SchedCLS, asm.FnSkAssign)},
+		{"bpf_redirect_neigh", "5.10", true, false, helper(ebpf.SchedCLS, asm.FnRedirectNeigh)},
+		{"bpf_ktime_get_coarse_ns", "5.11", true, false, helper(ebpf.SchedCLS, asm.FnKtimeGetCoarseNs)},
+		{"bpf_check_mtu", "5.12", true, false, helper(ebpf.SchedCLS, asm.FnCheckMtu)},
+		{"XDP", "4.8", false, true, features.HaveProgramType(ebpf.XDP)},
+		{"bpf_spin_lock", "5.1", false, true, helper(ebpf.XDP, asm.FnSpinLock)},
+		{"ring buffers", "5.8", false, true, features.HaveMapType(ebpf.RingBuf)},
+		{"program arrays", "4.2", false, true, features.HaveMapType(ebpf.ProgramArray)},
+		{"pointers to memory in global functions", "5.12", true, true, haveGlobalFunctions()},
 	}
 	for i := range all {
 		if errors.Is(all[i].Err, ebpf.ErrNotSupported) {

@@ -213,9 +213,7 @@ func (s *seen) parse4(ip []byte, total int) bool {
 	} else if off&0x2000 != 0 {
 		s.first = true
 	}
-	length := int(binary.BigEndian.Uint16(ip[2:]))
-	need := map[byte]int{protoTCP: 20, protoUDP: 8}[s.protocol]
-	return length >= hdr+need && s.transport(ip[hdr:])
+	return s.transport(ip[hdr:], int(binary.BigEndian.Uint16(ip[2:]))-hdr)
 }
 
 func (s *seen) parse6(ip []byte) bool {
@@ -225,7 +223,7 @@ func (s *seen) parse6(ip []byte) bool {
 	s.addrs = true
 	s.src, s.dst = netip.AddrFrom16([16]byte(ip[8:])), netip.AddrFrom16([16]byte(ip[24:]))
 	s.dscp = byte(binary.BigEndian.Uint16(ip)>>4) >> 2
-	next, rest := ip[6], ip[40:]
+	next, rest, left := ip[6], ip[40:], int(binary.BigEndian.Uint16(ip[4:]))
 	for range 9 { // eight extension headers, then the transport
 		size := 0
 		switch next {
@@ -263,20 +261,24 @@ func (s *seen) parse6(ip []byte) bool {
 			s.first = true
 		default:
 			s.proto, s.protocol = true, next
-			return s.transport(rest)
+			return s.transport(rest, left)
 		}
-		next, rest = rest[0], rest[min(size, len(rest)):]
+		next, rest, left = rest[0], rest[min(size, len(rest)):], left-size
 	}
 	return false
 }
 
-func (s *seen) transport(b []byte) bool {
+// transport is what IP says has left bytes, of those in b.
+func (s *seen) transport(b []byte, left int) bool {
+	if left < 0 {
+		return false
+	}
 	size, ok := map[byte]int{protoTCP: 20, protoUDP: 8, protoSCTP: 12}[s.protocol]
 	if !ok {
 		s.ports = true
 		return true
 	}
-	if len(b) < size || s.protocol == protoTCP && b[12]>>4 < 5 {
+	if min(len(b), left) < size || s.protocol == protoTCP && b[12]>>4 < 5 {
 		return false
 	}
 	s.ports = true

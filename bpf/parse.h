@@ -64,7 +64,9 @@ struct packet {
 	__u8 inbound;            /* judge it as one that came in from elsewhere */
 };
 
-static __always_inline int parse_transport(PARSE_CTX *ctx, __u32 off, struct packet *pkt)
+/* left is how much the IP header says there is: what lies behind it on the wire
+ * is padding, and no receiver sees ports in it. */
+static __always_inline int parse_transport(PARSE_CTX *ctx, __u32 off, __s32 left, struct packet *pkt)
 {
 	union {
 		struct tcphdr tcp;
@@ -73,19 +75,21 @@ static __always_inline int parse_transport(PARSE_CTX *ctx, __u32 off, struct pac
 	} h;
 
 	pkt->transport = off;
+	if (left < 0)
+		return PARSED_BADLY;
 	switch (pkt->key.proto) {
 	case IPPROTO_TCP:
-		if (load_bytes(ctx, off, &h, sizeof(h.tcp)) < 0 || h.tcp.doff < 5)
+		if (left < (__s32)sizeof(h.tcp) || load_bytes(ctx, off, &h, sizeof(h.tcp)) < 0 || h.tcp.doff < 5)
 			return PARSED_BADLY;
 		if (h.tcp.syn)
 			pkt->syn = h.tcp.ack ? SYN_ANSWERS : SYN_ASKS;
 		break;
 	case IPPROTO_UDP:
-		if (load_bytes(ctx, off, &h, sizeof(h.udp)) < 0)
+		if (left < (__s32)sizeof(h.udp) || load_bytes(ctx, off, &h, sizeof(h.udp)) < 0)
 			return PARSED_BADLY;
 		break;
 	case IPPROTO_SCTP:
-		if (load_bytes(ctx, off, &h, sizeof(h.sctp)) < 0)
+		if (left < (__s32)sizeof(h.sctp) || load_bytes(ctx, off, &h, sizeof(h.sctp)) < 0)
 			return PARSED_BADLY;
 		break;
 	default:
@@ -163,10 +167,7 @@ static __always_inline int parse_ipv4(PARSE_CTX *ctx, __u32 off, __u32 total, st
 	/* GRO leaves 0 in a packet of more than 64 KB (BIG TCP, kernel >= 6.3). */
 	if (len == 0 && total > MAX_IP_LEN)
 		len = total;
-	if (len < hdr || (ip.protocol == IPPROTO_TCP && len < hdr + sizeof(struct tcphdr)) ||
-	    (ip.protocol == IPPROTO_UDP && len < hdr + sizeof(struct udphdr)))
-		return PARSED_BADLY;
-	return parse_transport(ctx, off + hdr, pkt);
+	return parse_transport(ctx, off + hdr, (__s32)len - (__s32)hdr, pkt);
 }
 
 struct extension {
@@ -190,11 +191,12 @@ static __always_inline int is_extension(__u8 next)
 	       next == PROTO_HIP || next == PROTO_SHIM6;
 }
 
-static __always_inline int parse_ipv6(PARSE_CTX *ctx, __u32 off, struct packet *pkt)
+static __always_inline int parse_ipv6(PARSE_CTX *ctx, __u32 off, __u32 total, struct packet *pkt)
 {
 	struct extension ext;
 	struct fragment frag;
 	struct ipv6hdr ip;
+	__u32 end;
 	__u8 next;
 	int i;
 
@@ -211,6 +213,11 @@ static __always_inline int parse_ipv6(PARSE_CTX *ctx, __u32 off, struct packet *
 	pkt->ttl = ip.hop_limit;
 	next = ip.nexthdr;
 	off += sizeof(ip);
+	end = bpf_ntohs(ip.payload_len);
+	/* As with IPv4, and jumbograms (RFC 2675). */
+	if (end == 0 && total > MAX_IP_LEN)
+		end = total;
+	end += off;
 
 	for (i = 0; i <= MAX_EXTENSIONS; i++) {
 		switch (next) {
@@ -259,7 +266,7 @@ static __always_inline int parse_ipv6(PARSE_CTX *ctx, __u32 off, struct packet *
 		default:
 			pkt->key.proto = next;
 			pkt->known |= KNOWN_PROTO;
-			return parse_transport(ctx, off, pkt);
+			return parse_transport(ctx, off, (__s32)end - (__s32)off, pkt);
 		}
 		pkt->options = 1;
 	}
@@ -280,7 +287,7 @@ static __always_inline int parse(PARSE_CTX *ctx, __u32 off, __be16 protocol, __u
 		if (protocol == bpf_htons(ETH_P_IP))
 			return parse_ipv4(ctx, off, total, pkt);
 		if (protocol == bpf_htons(ETH_P_IPV6))
-			return parse_ipv6(ctx, off, pkt);
+			return parse_ipv6(ctx, off, total, pkt);
 		if (protocol != bpf_htons(ETH_P_8021Q) && protocol != bpf_htons(ETH_P_8021AD))
 			return PARSED_NOT_IP;
 		if (load_bytes(ctx, off, &tag, sizeof(tag)) < 0)

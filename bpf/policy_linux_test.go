@@ -93,6 +93,8 @@ func TestRules(t *testing.T) {
 		{"broken header, nothing denied", Policy{Tenants: []Tenant{acme}}, changed(syn4, 0, 0x44), Unparsed},
 		{"deny of a truncated header", deny(tcp443), syn4[:etherLen+30], DeniedUnparsed},
 		{"truncated, allowed before the deny", Policy{Rules: []Rule{{ID: 1, Action: Allow, Prefix: pfx("10.9.9.9/32")}, {ID: 2, Action: Deny}}}, syn4[:etherLen+30], Unparsed},
+		{"deny of what lies in the padding", deny(tcp443), changed(packet(client6, netip.AddrPortFrom(origin6.Addr(), 80), flagSYN, ext(fragment, 0, 0, 1, 0, 0, 0, 9)), 5, 8), DeniedUnparsed},
+		{"deny of what lies in the padding, v4", deny(tcp443), changed(packet(client4, netip.AddrPortFrom(origin4.Addr(), 80), flagSYN), 3, 20), DeniedUnparsed},
 		{"source route past a deny", deny(Rule{Prefix: pfx("203.0.113.0/24")}), packet6Routed(), DeniedUnparsed},
 		{"arp is no business of rules", deny(Rule{}), arp(), NotIP},
 	} {

@@ -123,6 +123,7 @@ func (f *endFlow) upload() (stoppedEarly bool) {
 		}
 	}
 	timed := send.prefix != nil // a read deadline is set
+	waiting, packed := waitingIn(f.conn), 1.0
 	for {
 		buf := in.fit()
 		room := min(len(buf)-bufRoom, maxChunk)
@@ -143,9 +144,14 @@ func (f *endFlow) upload() (stoppedEarly bool) {
 		}
 		if n > 0 {
 			f.node.stats.bytesIn.Add(uint64(n))
+			if send.moveAt >= 0 {
+				send.behind = int64(packed * float64(waiting()))
+			}
+			sent := send.sent
 			if werr := f.sendChunk(enc, buf, n); werr != nil {
 				return fail(werr)
 			}
+			packed = float64(send.sent-sent) / float64(n)
 		}
 		switch {
 		case err == nil:

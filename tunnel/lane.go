@@ -149,7 +149,7 @@ func (s *session) quicConfig(l *lane) *quic.Config {
 
 // connect runs the QUIC handshake over a lane: it dials if the session's initiator, else it accepts.
 func (s *session) connect(ctx context.Context, ln Lane, dial bool) (*lane, error) {
-	l := &lane{ses: s, l: ln, class: ln.Class(), tr: &quic.Transport{Conn: ln}, closed: make(chan struct{})}
+	l := &lane{ses: s, l: ln, class: ln.Class(), tr: &quic.Transport{Conn: ln, ConnectionIDGenerator: noConnIDs{}}, closed: make(chan struct{})}
 	conf := s.quicConfig(l)
 	var err error
 	if dial {
@@ -165,6 +165,12 @@ func (s *session) connect(ctx context.Context, ln Lane, dial bool) (*lane, error
 	l.warm.init(l)
 	return l, nil
 }
+
+// noConnIDs lets packets go without connection IDs, four bytes each: a lane has one connection (RFC 9000, section 5.1).
+type noConnIDs struct{}
+
+func (noConnIDs) GenerateConnectionID() (quic.ConnectionID, error) { return quic.ConnectionID{}, nil }
+func (noConnIDs) ConnectionIDLen() int                             { return 0 }
 
 func accept(ctx context.Context, tr *quic.Transport, conf *tls.Config, qc *quic.Config) (*quic.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, acceptTimeout)

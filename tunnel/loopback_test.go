@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"sync"
 	"syscall"
 	"testing"
@@ -175,6 +176,42 @@ func TestLoopback(t *testing.T) {
 	done()
 	if after := descriptors(t); after > before {
 		t.Errorf("%d descriptors before, %d after", before, after)
+	}
+}
+
+// TestWaiting asks a real socket, and a connection without one, what can be read from it.
+func TestWaiting(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux is asked")
+	}
+	ln, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	far, err := net.DialTCP("tcp4", nil, ln.Addr().(*net.TCPAddr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer far.Close()
+	near, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer near.Close()
+	waiting := waitingIn(WrapConn(near))
+	const size = 10000
+	if _, err := far.Write(make([]byte, size)); err != nil {
+		t.Fatal(err)
+	}
+	for waiting() < size { // the test's own time limit ends it
+		time.Sleep(time.Millisecond)
+	}
+	if _, err := io.ReadFull(near, make([]byte, size-1)); err != nil || waiting() != 1 {
+		t.Errorf("%d bytes waiting, want 1 (%v)", waiting(), err)
+	}
+	if _, c := connPair(1); waitingIn(c)() != 0 {
+		t.Error("bytes waiting in a connection without a socket")
 	}
 }
 

@@ -29,6 +29,9 @@ const (
 	// the interactive lanes before any of them is large.
 	elephantTime  = 500 * time.Millisecond
 	elephantLeast = 16 << 10
+	// elephantEarly bytes make one sooner if what its connection has waiting completes the elephant: the interactive lane is
+	// the slower one for so much.
+	elephantEarly = 64 << 10
 	// crowdTime takes its place while crowd flows or more wait for their turn on the lane: nobody is quick there, and the
 	// first ones to leave would have the bulk lanes to themselves until the last.
 	crowdTime = 100 * time.Millisecond
@@ -47,6 +50,7 @@ type sendHalf struct {
 	last   time.Time // end of the last write
 	began  time.Time // of writing without an elephantPause
 	before int64     // bytes sent before that
+	behind int64     // bytes that are sure to follow those being sent
 	source *recvHalf // of a relayed flow: whose bytes these are
 
 	total atomic.Int64 // sent, for statistics
@@ -164,8 +168,8 @@ func (s *sendHalf) mark(k frameKind) error {
 }
 
 func (s *sendHalf) wantsMove() bool {
-	span := s.last.Sub(s.began)
-	return s.sent >= s.moveAt || span > elephantTime && s.sent-s.before >= elephantLeast || span > crowdTime && s.lane.crowded()
+	span, burst := s.last.Sub(s.began), s.sent-s.before
+	return s.sent >= s.moveAt || burst >= elephantEarly && s.sent+s.behind >= s.moveAt || span > elephantTime && burst >= elephantLeast || span > crowdTime && s.lane.crowded()
 }
 
 // move continues the direction in a stream of a bulk lane: the old one just ends. Without a bulk lane it stays where it is,

@@ -306,6 +306,39 @@ func TestPieces(t *testing.T) {
 	}
 }
 
+// TestWantsMove is the table of what makes an elephant.
+func TestWantsMove(t *testing.T) {
+	const elephant = 256 << 10
+	for name, tc := range map[string]struct {
+		before, sent, behind int64
+		span                 time.Duration
+		writing              int32
+		want                 bool
+	}{
+		"little":                      {0, elephant - 1, 0, 0, 0, false},
+		"much":                        {0, elephant, 0, 0, 0, true},
+		"much with what waits":        {0, elephantEarly, elephant - elephantEarly, 0, 0, true},
+		"little with what waits":      {0, elephantEarly, elephant - elephantEarly - 1, 0, 0, false},
+		"much waits, little was sent": {0, elephantEarly - 1, elephant, 0, 0, false},
+		"much waits after a pause":    {1, elephantEarly, elephant, 0, 0, false},
+		"long":                        {0, elephantLeast, 0, elephantTime + 1, 0, true},
+		"long but little":             {0, elephantLeast - 1, 0, elephantTime + 1, 0, false},
+		"not long":                    {0, elephantLeast, 0, elephantTime, 0, false},
+		"in a crowd":                  {0, 1, 0, crowdTime + 1, crowd, true},
+		"in a crowd, not long":        {0, 1, 0, crowdTime, crowd, false},
+		"in a small crowd":            {0, 1, 0, crowdTime + 1, crowd - 1, false},
+	} {
+		s, l := bareSession(t)
+		l.writing.Store(tc.writing)
+		h := newSendHalf(s, l, &sink{}, 1, forward, elephant)
+		h.began = time.Now()
+		h.before, h.sent, h.behind, h.last = tc.before, tc.sent, tc.behind, h.began.Add(tc.span)
+		if got := h.wantsMove(); got != tc.want {
+			t.Errorf("%s: %v, want %v", name, got, tc.want)
+		}
+	}
+}
+
 func FuzzHello(f *testing.F) {
 	for _, h := range []hello{{Node: "sha", Version: "1.2"}, {Node: "x", Told: true, Routes: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}} {
 		b, err := h.append(nil)

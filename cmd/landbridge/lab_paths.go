@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -39,6 +40,7 @@ when a promise was not kept.`,
 	f := cmd.Flags()
 	f.StringSliceVar(&o.Checks, "only", nil, "checks, of probes,dark,oracle,junk (default all)")
 	f.StringSliceVar(&o.Scenarios, "scenarios", nil, "scenarios of the oracle's check (default typical,heavy)")
+	f.DurationVar(&o.Window, "oracle-for", 15*time.Second, "how long each workload beside the oracle runs")
 	f.Uint64Var(&o.Seed, "seed", 1, "seed of losses, jitter and payload")
 	f.StringVar(&o.Dir, "out", "bench-paths", "`directory` for paths.md and paths.json")
 	f.StringVar(&o.Programs, "programs", "", "directory of landbridge-gateway (default that of this program)")

@@ -3,7 +3,6 @@ package doctor
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -22,17 +21,18 @@ type machine struct {
 	tun       func() error // opens /dev/net/tun
 	tcx       func() error // attaches and detaches an empty program
 	features  func() []bpf.Feature
-	carrier   func() error // loads the programs for carriers' NICs
-	xdp       func(nic string) error
-	offloads  func(nic string) (map[string]bool, error)
-	synced    func() (bool, error)
-	now       func() time.Time
+	// classifier and carrier load the programs for LAN NICs and for carriers', and unload them.
+	classifier, carrier func() error
+	xdp                 func(nic string) error
+	offloads            func(nic string) (map[string]bool, error)
+	synced              func() (bool, error)
+	now                 func() time.Time
 }
 
 func realMachine() *machine {
 	return &machine{
 		proc: "/proc", sys: "/sys", release: kernelRelease, tun: openTUN, tcx: attachTCX, features: bpf.Features,
-		carrier: loadCarrier, xdp: roomForXDP,
+		classifier: loadClassifier, carrier: loadCarrier, xdp: roomForXDP,
 		offloads: ethtoolOffloads, synced: clockSynced, now: time.Now,
 	}
 }
@@ -45,8 +45,7 @@ func (m *machine) run(o Options) []Result {
 	d.kernel()
 	d.capabilities()
 	d.btf()
-	d.captureHook()
-	d.carrierHook(o.NICs)
+	d.programs(o.NICs)
 	d.tunDevice()
 	d.socketBuffers()
 	d.reversePath(o.NICs)
@@ -61,6 +60,7 @@ func (m *machine) run(o Options) []Result {
 type doctor struct {
 	*machine
 	capture bool
+	unfit   bool // capabilities are missing without which no program loads: that has been said
 	results []Result
 }
 
@@ -81,10 +81,8 @@ func (d *doctor) needed() Level {
 }
 
 const (
-	// captureKernel is the oldest kernel the capture programs load on.
+	// The oldest kernel that the programs are written for.
 	captureMajor, captureMinor = 5, 15
-	// tcxMajor: from here programs attach with links that vanish with their process.
-	tcxMajor, tcxMinor = 6, 6
 )
 
 func (d *doctor) kernel() {
@@ -101,9 +99,8 @@ func (d *doctor) kernel() {
 	older := func(a, b int) bool { return major < a || major == a && minor < b }
 	switch {
 	case older(captureMajor, captureMinor):
-		d.bad(d.needed(), "kernel", "Linux "+rel, "transparent capture", fmt.Sprintf("use Linux %d.%d or later, or an agent with its proxies", captureMajor, captureMinor))
-	case older(tcxMajor, tcxMinor):
-		d.ok("kernel", "Linux %s (capture uses a clsact qdisc; tcx needs %d.%d)", rel, tcxMajor, tcxMinor)
+		d.bad(Warn, "kernel", fmt.Sprintf("Linux %s: the programs are written for %d.%d and later", rel, captureMajor, captureMinor),
+			"nothing for certain: what does not load is said below", fmt.Sprintf("use Linux %d.%d or later", captureMajor, captureMinor))
 	default:
 		d.ok("kernel", "Linux %s", rel)
 	}
@@ -112,13 +109,13 @@ func (d *doctor) kernel() {
 var wantedCaps = []struct {
 	bit  int
 	name string
-	lost string
+	lost []string
 }{
-	{unix.CAP_NET_ADMIN, "CAP_NET_ADMIN", "transparent capture, kept source addresses, socket buffers beyond the system limit"},
-	{unix.CAP_BPF, "CAP_BPF", "loading the capture programs"},
+	{unix.CAP_NET_ADMIN, "CAP_NET_ADMIN", []string{lostClassifier, lostCarrier, "kept source addresses", "socket buffers beyond the system limit"}},
+	{unix.CAP_BPF, "CAP_BPF", []string{lostClassifier, lostCarrier}},
 	// Without it the verifier guards against speculation, and refuses or fails on programs that are fine otherwise.
-	{unix.CAP_PERFMON, "CAP_PERFMON", "loading the capture programs"},
-	{unix.CAP_NET_RAW, "CAP_NET_RAW", "binding sockets to interfaces on kernels before 5.7"},
+	{unix.CAP_PERFMON, "CAP_PERFMON", []string{lostClassifier, lostCarrier}},
+	{unix.CAP_NET_RAW, "CAP_NET_RAW", []string{"binding sockets to interfaces on kernels before 5.7"}},
 }
 
 func (d *doctor) capabilities() {
@@ -135,8 +132,10 @@ func (d *doctor) capabilities() {
 			continue
 		}
 		missing = append(missing, c.name)
-		if !slices.Contains(lost, c.lost) {
-			lost = append(lost, c.lost)
+		for _, l := range c.lost {
+			if !slices.Contains(lost, l) {
+				lost = append(lost, l)
+			}
 		}
 		if l := d.needed(); c.bit == unix.CAP_NET_RAW {
 			level = max(level, Warn)
@@ -148,6 +147,7 @@ func (d *doctor) capabilities() {
 		d.ok("capabilities", "NET_ADMIN, BPF, PERFMON, NET_RAW")
 		return
 	}
+	d.unfit = slices.Contains(lost, lostClassifier)
 	d.bad(level, "capabilities", "missing "+strings.Join(missing, ", "), strings.Join(lost, "; "),
 		"run as root, or set AmbientCapabilities in the service unit; without them an agent still offers SOCKS5 and HTTP CONNECT")
 }
@@ -171,52 +171,6 @@ func (d *doctor) btf() {
 		return
 	}
 	d.ok("btf", "/sys/kernel/btf/vmlinux")
-}
-
-func (d *doctor) captureHook() {
-	missing := false
-	for _, f := range d.features() {
-		if f.Err == nil {
-			continue
-		}
-		if errors.Is(f.Err, fs.ErrPermission) {
-			d.noBPF() // the same for all of them
-			return
-		}
-		missing = true
-		d.bad(d.needed(), "bpf", fmt.Sprintf("no %s: %s", f.Name, oneLine(f.Err)), f.Lost, fmt.Sprintf("use Linux %s or later", f.Since))
-	}
-	if missing {
-		return
-	}
-	if err := d.tcx(); err != nil {
-		if errors.Is(err, fs.ErrPermission) {
-			d.noBPF()
-			return
-		}
-		d.bad(Warn, "bpf", "no tcx: "+oneLine(err), "capture programs that vanish with their process; a clsact qdisc is used instead", "")
-		return
-	}
-	d.ok("bpf", "tcx and all that the programs use")
-}
-
-// carrierHook is never a failure: user space answers and times probes too.
-func (d *doctor) carrierHook(nics []string) {
-	const lost = "probes are answered and timed in user space, with the scheduler's noise, and there is no guard"
-	if err := d.carrier(); err != nil {
-		d.bad(Warn, "xdp", oneLine(err), lost, "run as root or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, on Linux 5.15 or later")
-		return
-	}
-	d.ok("xdp", "reflector and guard load")
-	for _, nic := range nics {
-		if err := d.xdp(nic); err != nil {
-			d.bad(Warn, "xdp "+nic, oneLine(err), lost+", if it is a carrier's", "ip -d link show "+nic)
-		}
-	}
-}
-
-func (d *doctor) noBPF() {
-	d.bad(d.needed(), "bpf", "programs cannot be loaded: permission denied", "transparent capture, reflector and guard", "run as root or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN")
 }
 
 func oneLine(err error) string { return strings.Join(strings.Fields(err.Error()), " ") }

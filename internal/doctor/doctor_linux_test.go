@@ -17,7 +17,7 @@ import (
 // lacking is a kernel that has tries but answers err when asked for a helper.
 func lacking(err error) func() []bpf.Feature {
 	return func() []bpf.Feature {
-		return []bpf.Feature{{Name: "LPM tries", Since: "4.11"}, {Name: "bpf_sk_assign", Since: "5.7", Lost: "the classifier", Err: err}}
+		return []bpf.Feature{{Name: "LPM tries", Since: "4.11", Classifier: true, Carrier: true}, {Name: "bpf_sk_assign", Since: "5.7", Classifier: true, Err: err}}
 	}
 }
 
@@ -31,7 +31,7 @@ func healthy(t *testing.T) *machine {
 		tun:      func() error { return nil },
 		tcx:      func() error { return nil },
 		features: lacking(nil),
-		carrier:  func() error { return nil },
+		carrier:  func() error { return nil }, classifier: func() error { return nil },
 		xdp:      func(string) error { return nil },
 		offloads: func(string) (map[string]bool, error) { return map[string]bool{"gro": true, "lro": false}, nil },
 		synced:   func() (bool, error) { return true, nil },
@@ -73,10 +73,10 @@ func TestFindings(t *testing.T) {
 		{"healthy", func(*testing.T, *machine) {}, false, ""},
 		{"old kernel", func(_ *testing.T, m *machine) {
 			m.release = func() (string, error) { return "4.19.0-21-amd64", nil }
-		}, false, "fail kernel: Linux 4.19.0-21-amd64"},
+		}, false, "warn kernel: Linux 4.19.0-21-amd64: the programs are written for 5.15 and later"},
 		{"old kernel, proxies only", func(_ *testing.T, m *machine) {
 			m.release = func() (string, error) { return "4.19.0", nil }
-		}, true, "warn kernel: Linux 4.19.0"},
+		}, true, "warn kernel: Linux 4.19.0: the programs are written for 5.15 and later"},
 		{"kernel before tcx is fine", func(_ *testing.T, m *machine) {
 			m.release = func() (string, error) { return "6.1.0-13-amd64", nil }
 		}, false, ""},
@@ -86,11 +86,11 @@ func TestFindings(t *testing.T) {
 		{"no capabilities", func(t *testing.T, m *machine) {
 			write(t, m.proc, "self/status", noCaps)
 			m.features = lacking(fmt.Errorf("load: %w", fs.ErrPermission))
-		}, false, "fail capabilities: missing CAP_NET_ADMIN, CAP_BPF, CAP_PERFMON, CAP_NET_RAW\nfail bpf: programs cannot be loaded: permission denied"},
+		}, false, "fail capabilities: missing CAP_NET_ADMIN, CAP_BPF, CAP_PERFMON, CAP_NET_RAW"},
 		{"no capabilities, proxies only", func(t *testing.T, m *machine) {
 			write(t, m.proc, "self/status", noCaps)
 			m.features = lacking(fmt.Errorf("load: %w", fs.ErrPermission))
-		}, true, "warn capabilities: missing CAP_NET_ADMIN, CAP_BPF, CAP_PERFMON, CAP_NET_RAW\nwarn bpf: programs cannot be loaded: permission denied"},
+		}, true, "warn capabilities: missing CAP_NET_ADMIN, CAP_BPF, CAP_PERFMON, CAP_NET_RAW"},
 		{"CAP_SYS_ADMIN stands for CAP_BPF and CAP_PERFMON", func(t *testing.T, m *machine) {
 			write(t, m.proc, "self/status", "CapEff:\t0000000000203000\n") // SYS_ADMIN, NET_RAW, NET_ADMIN
 		}, false, ""},
@@ -100,14 +100,32 @@ func TestFindings(t *testing.T) {
 		{"only PERFMON missing", func(t *testing.T, m *machine) {
 			write(t, m.proc, "self/status", "CapEff:\t0000008000003000\n") // BPF, NET_RAW, NET_ADMIN
 		}, false, "fail capabilities: missing CAP_PERFMON"},
-		{"no programs on carriers", func(_ *testing.T, m *machine) { m.carrier = func() error { return errors.New("no ring buffer") } }, false,
-			"warn xdp: no ring buffer"},
+		{"capabilities, but forbidden", func(_ *testing.T, m *machine) { m.features = lacking(fmt.Errorf("load: %w", fs.ErrPermission)) }, false,
+			"fail programs: cannot be loaded, although the capabilities are there: permission denied"},
+		{"reflector and guard do not load", func(_ *testing.T, m *machine) { m.carrier = func() error { return errors.New("no ring buffer") } }, false,
+			"warn carriers: does not load: no ring buffer"},
 		{"another XDP program", func(_ *testing.T, m *machine) { m.xdp = func(string) error { return errors.New("program 7 is there") } }, false,
-			"warn xdp ct0: program 7 is there"},
+			"warn carriers ct0: program 7 is there"},
 		{"no tcx", func(_ *testing.T, m *machine) { m.tcx = func() error { return errors.New("not supported") } }, false,
-			"warn bpf: no tcx: not supported"},
-		{"no bpf_sk_assign", func(_ *testing.T, m *machine) { m.features = lacking(errors.New("not\nsupported")) }, false,
-			"fail bpf: no bpf_sk_assign: not supported"},
+			"warn classifier: loads, but there is no tcx: not supported"},
+		{"no bpf_sk_assign", func(_ *testing.T, m *machine) { m.features = lacking(errors.ErrUnsupported) }, false,
+			"fail classifier: the kernel lacks bpf_sk_assign (Linux 5.7)"},
+		{"nobody knows of bpf_sk_assign", func(_ *testing.T, m *machine) { m.features = lacking(errors.New("odd\nanswer")) }, false,
+			"fail classifier: the kernel lacks bpf_sk_assign (Linux 5.7): odd answer"},
+		{"the verifier refuses the classifier, proxies only", func(_ *testing.T, m *machine) {
+			m.classifier = func() error { return errors.New("too complex") }
+		}, true, "warn classifier: does not load: too complex"},
+		{"a very old kernel", func(_ *testing.T, m *machine) {
+			m.features = func() []bpf.Feature {
+				return []bpf.Feature{
+					{Name: "bounded loops", Since: "5.3", Classifier: true, Carrier: true, Err: errors.ErrUnsupported},
+					{Name: "bpf_check_mtu", Since: "5.12", Classifier: true, Err: errors.ErrUnsupported},
+					{Name: "bpf_sk_assign", Since: "5.7", Classifier: true, Err: errors.ErrUnsupported},
+					{Name: "ring buffers", Since: "5.8", Carrier: true, Err: errors.ErrUnsupported},
+				}
+			}
+		}, false, "fail classifier: the kernel lacks bounded loops (Linux 5.3), bpf_check_mtu (Linux 5.12), bpf_sk_assign (Linux 5.7)\n" +
+			"warn carriers: the kernel lacks bounded loops (Linux 5.3), ring buffers (Linux 5.8)"},
 		{"no tun, no BTF", func(_ *testing.T, m *machine) {
 			m.tun = func() error { return fs.ErrNotExist }
 			os.Remove(filepath.Join(m.sys, "kernel/btf/vmlinux"))
@@ -148,11 +166,16 @@ func TestFindings(t *testing.T) {
 			m := healthy(t)
 			tc.spoil(t, m)
 			var got []string
+			lost := map[string]bool{}
 			for _, r := range m.run(Options{Capture: !tc.proxies, NICs: []string{"ct0"}}) {
 				if r.Level == OK {
 					continue
 				}
 				got = append(got, fmt.Sprintf("%s %s: %s", r.Level, r.Check, r.Detail))
+				if r.Lost != "" && lost[r.Lost] {
+					t.Errorf("%s: that %s is lost has been said", r.Check, r.Lost)
+				}
+				lost[r.Lost] = true
 				if r.Lost == "" && r.Hint == "" && !strings.Contains(r.Detail, "unknown") {
 					t.Errorf("%s: neither what is lost nor a hint", r.Check)
 				}
@@ -189,7 +212,11 @@ func TestRun(t *testing.T) {
 		}
 		t.Log(r.Level, r.Check, r.Detail)
 	}
-	for _, c := range []string{"kernel", "capabilities", "btf", "bpf", "tun", "net.core.rmem_max", "rp_filter", "forwarding", "clock", "nic lo"} {
+	programs := []string{"classifier", "carriers"}
+	if os.Geteuid() != 0 { // or what their absence is due to
+		programs = []string{"capabilities"}
+	}
+	for _, c := range append(programs, "kernel", "capabilities", "btf", "tun", "net.core.rmem_max", "rp_filter", "forwarding", "clock", "nic lo") {
 		if !seen[c] {
 			t.Errorf("no finding about %s", c)
 		}

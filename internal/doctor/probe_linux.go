@@ -52,6 +52,15 @@ func attachTCX() error {
 	return l.Close()
 }
 
+// loadClassifier loads the program for LAN NICs, with small tables, and unloads it.
+func loadClassifier() error {
+	c, err := bpf.LoadClassifier(bpf.ClassifierConfig{Config: bpf.Config{Mark: 1, MaxPrefixes: 1}, MaxFlows: 16})
+	if err != nil {
+		return err
+	}
+	return c.Close()
+}
+
 // loadCarrier loads the programs for carriers' NICs, with small tables, and unloads them.
 func loadCarrier() error {
 	c, err := bpf.LoadCarrier(bpf.CarrierConfig{MaxOutgoing: 16})

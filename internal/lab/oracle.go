@@ -10,8 +10,8 @@ import (
 	"github.com/landbridge/landbridge/pathsel"
 )
 
-// oracleFrames is how much of a link's model the oracle looks at: calls' packets, an hour of them.
-const oracleFrames = 180_000
+// oracleFrames is how much of a link's model the oracle looks at: calls' packets, twenty minutes of them.
+const oracleFrames = 60_000
 
 // oracle is the carrier that is best for a class by what the links are told to do, as a choice that need not measure
 // would have it.

@@ -27,9 +27,11 @@ type ProofOptions struct {
 	Name      string
 	Checks    []string // nil: ProofChecks
 	Scenarios []string // of CheckOracle; nil: typical and heavy
-	Seed      uint64
-	Programs  string // as in Options
-	Dir       string // of paths.json and paths.md
+	// Window is how long each workload of CheckOracle runs; 0 is 15 s.
+	Window   time.Duration
+	Seed     uint64
+	Programs string // as in Options
+	Dir      string // of paths.json and paths.md
 }
 
 // The files of a Proof.
@@ -83,6 +85,12 @@ func (o *ProofOptions) check() error {
 		if !slices.Contains(ProofChecks, c) {
 			return fmt.Errorf("%w: check %q, want one of %s", ErrOptions, c, strings.Join(ProofChecks, ", "))
 		}
+	}
+	if o.Window == 0 {
+		o.Window = 15 * time.Second
+	}
+	if o.Window < time.Second || o.Window > maxWindow {
+		return fmt.Errorf("%w: %v, want 1 s to %v", ErrOptions, o.Window, maxWindow)
 	}
 	if len(o.Scenarios) == 0 {
 		o.Scenarios = []string{"typical", "heavy"}

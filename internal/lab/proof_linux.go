@@ -13,10 +13,7 @@ import (
 const (
 	// probesWindow lets all probes lie in the estimates' window of a minute.
 	probesWindow = 58 * time.Second
-	callsWindow  = 15 * time.Second
-	// objectsWindow is long enough for some 80 objects.
-	objectsWindow = 20 * time.Second
-	junkWindow    = 10 * time.Second
+	junkWindow   = 10 * time.Second
 	// junkAsked is what the target names.
 	junkAsked = 200_000
 )
@@ -63,7 +60,7 @@ func (p *Proof) run(ctx context.Context, o *ProofOptions, check string, progress
 	case CheckOracle:
 		for _, opt.Scenario = range o.Scenarios {
 			fmt.Fprintf(progress, "        %s\n", opt.Scenario)
-			trials, e := beside(ctx, opt)
+			trials, e := beside(ctx, opt, o.Window)
 			p.Oracle, err = append(p.Oracle, trials...), errors.Join(err, e)
 		}
 	case CheckJunk:
@@ -78,10 +75,11 @@ func (p *Proof) run(ctx context.Context, o *ProofOptions, check string, progress
 
 // inLab runs something in a lab that is up and warm.
 func inLab(ctx context.Context, o Options, run func(*Lab) error) error {
-	lab, _, err := ready(ctx, o)
+	lab, cold, err := ready(ctx, o)
 	if err != nil {
 		return err
 	}
+	lab.cold = cold
 	return errors.Join(run(lab), lab.down())
 }
 
@@ -90,22 +88,24 @@ func (lab *Lab) measured(ctx context.Context, o RunOptions, to **Result) (err er
 	o.Options = lab.state.Options
 	ctx, cancel := context.WithTimeout(ctx, o.Window+compareGrace)
 	defer cancel()
-	*to, _, err = lab.measure(ctx, kernelNetwork{o.Options}, o)
+	if *to, _, err = lab.measure(ctx, kernelNetwork{o.Options}, o); err == nil && lab.cold != "" {
+		(*to).Warnings = append((*to).Warnings, coldWarning(lab.cold))
+	}
 	return err
 }
 
 // beside measures calls and objects on picked paths, and on the best carrier alone.
-func beside(ctx context.Context, o Options) ([]OracleTrial, error) {
+func beside(ctx context.Context, o Options, window time.Duration) ([]OracleTrial, error) {
 	links, err := scenarioLinks(o.Scenario)
 	if err != nil {
 		return nil, err
 	}
 	trials := []OracleTrial{{Scenario: o.Scenario, Workload: WorkloadCalls}, {Scenario: o.Scenario, Workload: WorkloadObjects}}
-	classes, windows := []pathsel.Class{pathsel.Realtime, pathsel.Interactive}, []time.Duration{callsWindow, objectsWindow}
+	classes := []pathsel.Class{pathsel.Realtime, pathsel.Interactive}
 	all := func(lab *Lab, to func(*OracleTrial) **Result, carrier string) (err error) {
 		for i := range trials {
 			if t := &trials[i]; carrier == "" || carrier == t.Carrier {
-				err = errors.Join(err, lab.measured(ctx, RunOptions{Workload: t.Workload, Window: windows[i]}, to(t)))
+				err = errors.Join(err, lab.measured(ctx, RunOptions{Workload: t.Workload, Window: window}, to(t)))
 			}
 		}
 		return err

@@ -142,7 +142,7 @@ func TestProofRows(t *testing.T) {
 	if err != nil || strings.Count(string(md), "\n|") != 13 || strings.Count(string(md), "| yes |") != 8 || strings.Contains(string(md), "| NO |") {
 		t.Errorf("table, %v:\n%s", err, md)
 	}
-	for _, o := range []ProofOptions{{Checks: []string{"nothing"}}, {Scenarios: []string{"nowhere"}}} {
+	for _, o := range []ProofOptions{{Checks: []string{"nothing"}}, {Scenarios: []string{"nowhere"}}, {Window: 1}} {
 		if o.check() == nil {
 			t.Errorf("%+v is taken", o)
 		}

@@ -26,6 +26,7 @@ type Lab struct {
 	dir   string
 	links []wan.Carrier // the border links in use
 	em    *emulatorClient
+	cold  string // what was not warm when it was waited for, for Prove
 }
 
 // state is lab.json: what it takes to use the lab from another process and to remove it after a crash.

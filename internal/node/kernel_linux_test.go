@@ -80,6 +80,22 @@ func TestCompileRules(t *testing.T) {
 	}
 }
 
+// TestCompileAgentRules: what an agent has beyond its gateway is everything, and so no site whose flows are answered directly.
+func TestCompileAgentRules(t *testing.T) {
+	everything := []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
+	cfg := &config.NodeConfig{
+		Tenants: []config.NodeTenant{{Name: "acme", CrossBorder: true, Rules: []config.Rule{{Action: config.ActionDirect}}}},
+		Sources: []config.Source{{Tenant: "acme", Site: "plant", Prefixes: []netip.Prefix{netip.MustParsePrefix("10.11.0.0/24")}}},
+		Peers:   []config.Peer{{Name: "sha", Paths: []config.Path{{Name: "isp1-0"}}}},
+		Routes:  []config.Route{{Prefix: everything[0], Tenant: "acme", Via: "sha"}, {Prefix: everything[1], Tenant: "acme", Via: "sha"}},
+	}
+	r, err := compileRules(cfg, func(string) bpf.Group { return 1 })
+	must(t, err)
+	if len(r.policy.Tenants) != 1 || r.policy.Tenants[0].Inbound || len(r.policy.Rules) != 1 {
+		t.Errorf("%+v", r.policy)
+	}
+}
+
 // TestRuleFor: what user space finds for a TCP flow.
 func TestRuleFor(t *testing.T) {
 	prefix := func(s string) []netip.Prefix { return []netip.Prefix{netip.MustParsePrefix(s)} }

@@ -14,6 +14,9 @@ const (
 	// maxCopies bounds those that wait; more are not made.
 	copyAfter = 12 * time.Millisecond
 	maxCopies = 1024
+	// startTime is how long after a pause every repetition of a bulk lane has copies. A packet that is lost twice stops its
+	// stream for 0.2 s, which is a fifth of a new flow's first second; later that costs less than copies of all.
+	startTime = 1500 * time.Millisecond
 )
 
 // sendCopies follows a repetition that must not fail, as the first one did, with copies over other paths until the chance
@@ -35,6 +38,11 @@ func (s *Session) sendCopies(now time.Time, at stamp, l *Lane, seq uint64, o *ou
 		}
 		miss *= max(q.lossShort, copyLoss)
 	}
+}
+
+// copied tells whether a repetition is to be followed by copies.
+func (l *laneTx) copied(at stamp, o *outPacket, p *pathTx) bool {
+	return o.tries > 2 || l.shelter > 0 && p.lossShort > copyLoss || l.class == Bulk && at-l.fullFrom < us(startTime)
 }
 
 // copy sends a lane packet once more without expecting word of this copy.

@@ -66,6 +66,8 @@ type laneTx struct {
 	tailFrom  stamp   // when the newest source packet went; 0: the tail is covered
 	tailDue   int     // repairs of the tail still to send
 	lastPath  uint8   // path of the newest source packet
+	fullAt    stamp   // when the newest packet of data was first sent
+	fullFrom  stamp   // when the first one after a pause was
 	sentSince int     // source packets since the FEC controller was last told
 	lostSince int
 	badSince  int

@@ -121,7 +121,7 @@ func (s *Session) sendAgain(now time.Time, at stamp, l *Lane) (bool, stamp) {
 	o.queued = false
 	s.transmit(now, at, l, seq, o, p)
 	l.tx.resent++
-	if (o.tries > 2 || l.tx.shelter > 0 && p.lossShort > 0.01) && s.b.out.room() {
+	if l.tx.copied(at, o, p) && s.b.out.room() {
 		s.sendCopies(now, at, l, seq, o, p)
 	}
 	return true, 0
@@ -167,6 +167,12 @@ func (s *Session) sendNew(now time.Time, at stamp, l *Lane) (bool, stamp) {
 	s.transmit(now, at, l, seq, o, p)
 	t.sent++
 	t.sentSince++
+	if buf.n >= fullSize {
+		if t.fullAt == 0 || at-t.fullAt > us(activeFor) {
+			t.fullFrom = at
+		}
+		t.fullAt = at
+	}
 	t.onSource(at, seq, buf.bytes(), p.id)
 	l.makeRoom()
 	return true, 0

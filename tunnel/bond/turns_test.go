@@ -1,6 +1,9 @@
 package bond
 
-import "testing"
+import (
+	"testing"
+	"time"
+)
 
 // TestLanesTakeTurns: two lanes of a class that both have packets send equally many, whatever other lanes there are, and
 // a class of higher priority leaves bulk its floor.
@@ -40,4 +43,40 @@ func TestLanesTakeTurns(t *testing.T) {
 			t.Errorf("bulk sent %d of %d packets beside interactive lanes, want 1 in %d", bulk, packets, bulkFloor+1)
 		}
 	})
+}
+
+// TestCopiesAtTheStart: for a while after a pause each repetition of a bulk lane goes over two paths, later only the second.
+func TestCopiesAtTheStart(t *testing.T) {
+	for _, c := range []struct {
+		class Class
+		after time.Duration // since the lane's first packet of data
+		want  int           // datagrams for a repetition
+	}{{Bulk, startTime / 2, 2}, {Bulk, startTime, 1}, {Interactive, startTime / 2, 1}} {
+		inBubble(t, func(t *testing.T) {
+			r := newRig(t, 2, false)
+			s, _ := r.establish(t)
+			now, at := s.b.host.now()
+			for _, p := range s.b.paths {
+				p.acked, p.validated = true, true
+				s.setState(at, p, PathUp)
+			}
+			l := s.addLane(laneID(c.class, 0))
+			send := func(at stamp) int {
+				for _, p := range s.b.paths {
+					p.nextFree, p.inflight = 0, 0
+				}
+				s.b.out.n = 0
+				if ok, _ := s.fillOne(now, at); !ok {
+					t.Fatal("nothing sent")
+				}
+				return s.b.out.n
+			}
+			l.tx.queue.push(newPacketBuf(make([]byte, fullSize)))
+			send(at)
+			l.tx.sendAgain(0)
+			if got := send(at + us(c.after)); got != c.want {
+				t.Errorf("%v, %v after the start: %d datagrams for a repetition, want %d", c.class, c.after, got, c.want)
+			}
+		})
+	}
 }

@@ -6,16 +6,18 @@ import (
 )
 
 // The test for a rise of loss: the log-likelihood ratio of "loss is p1" against "loss is p0" summed over packets, never
-// below 0 (Page's CUSUM). p0 is what the path had in the last 60 s, p1 the least that is worth a move.
+// below 0 (Page's CUSUM). p0 is what the path had in the last 60 s, p1 the least that is worth a move, both by what losses prove.
 const (
-	// lossAlarm is the sum at which the rise is believed. A false alarm is due once in some exp(9.5)/0.03 packets, an hour
-	// and more of probes; the tests measure it.
-	lossAlarm = 9.5
+	// lossAlarm is the sum at which the rise is believed. A false alarm is due once in some exp(8)/0.03 packets, ten
+	// minutes of probes and more; few of them move anything. The tests measure it.
+	lossAlarm = 8.0
 	// lossDoubt is the sum at which more probes are asked for: one loss on a path that has less than 2 %, two on
 	// others.
 	lossDoubt = 1.2
 	// lossMore is the sum that keeps more probes coming: a second loss soon after.
 	lossMore = 2.0
+	// lossSure is the sum at which they go on beyond the budget.
+	lossSure = 5.0
 	// A path with less loss than lossFloor is treated as if it had this much: one loss in a thousand is no rise.
 	lossFloor = 0.005
 	// Below five points more nobody notices; a lossy path must get 2.5 times worse.
@@ -25,6 +27,9 @@ const (
 	lossPrior = 100
 	// readyPackets are needed before a rise can be told from a path that always was like this: 10 s of probes.
 	readyPackets = 200
+	// runLoss is what each further loss of a run counts beside the first: losses come in bursts, and a burst of five is
+	// no five proofs that the path is worse than it was.
+	runLoss = 0.2
 	// batchCap bounds what one report of the bond can add: its packets are not independent trials.
 	batchCap = 4.0
 )
@@ -42,7 +47,7 @@ type lossTest struct {
 
 // tune sets the hypotheses from the long window.
 func (t *lossTest) tune(long Counts) {
-	t.p0 = max((float64(long.Lost)+1)/float64(long.Packets+lossPrior), lossFloor)
+	t.p0 = max((long.proofs()+1)/float64(long.Packets+lossPrior), lossFloor)
 	t.p1 = min(max(t.p0+lossRise, t.p0*lossFactor), 0.95)
 	t.p0 = min(t.p0, t.p1*0.9)
 	t.ready = long.Packets >= readyPackets
@@ -50,17 +55,19 @@ func (t *lossTest) tune(long Counts) {
 	t.perDelivery = math.Log((1 - t.p1) / (1 - t.p0))
 }
 
+// proofs is what the lost packets count.
+func (c Counts) proofs() float64 { return float64(c.Bursts) + runLoss*float64(c.Lost-c.Bursts) }
+
 // add takes lost packets and then delivered ones.
-func (t *lossTest) add(lost, delivered int) {
+func (t *lossTest) add(lost, delivered int) { t.take(Counts{lost + delivered, lost, min(lost, 1)}) }
+
+func (t *lossTest) take(c Counts) {
 	if t.perLoss == 0 {
 		t.tune(Counts{})
 	}
-	up := float64(lost) * t.perLoss
-	t.sum += up
-	t.since.Packets += lost
-	t.since.Lost += lost
-	t.sum += float64(delivered) * t.perDelivery
-	t.since.Packets += delivered
+	t.sum += c.proofs()*t.perLoss + float64(c.Packets-c.Lost)*t.perDelivery
+	t.since.Packets += c.Packets
+	t.since.Lost += c.Lost
 	switch {
 	case t.alarm:
 		t.sum = max(t.sum, 0)
@@ -74,7 +81,7 @@ func (t *lossTest) add(lost, delivered int) {
 // batch takes counts whose order is not known.
 func (t *lossTest) batch(c Counts) {
 	before := t.sum
-	t.add(c.Lost, c.Packets-c.Lost)
+	t.take(c)
 	t.sum = min(t.sum, before+batchCap)
 }
 

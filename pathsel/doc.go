@@ -22,6 +22,13 @@
 // # Changes
 //
 // A fall in quality is found by a test per direction that weighs every packet (CUSUM): loss against the path's own 60 s,
-// and the median of the last 8 delays against the path's slow average. What the test suspects, before it is sure, asks for
-// more probes ([Table.Boost]): at 20 probes a second, 2 s hold too few of them to tell 8 % from 1 %.
+// and the median of the last 8 delays against the path's slow average. Of a run of losses the first counts and the others
+// little: a burst is one event. What the test suspects, before it is sure, asks for more probes ([Table.Boost]), and paths
+// in use get more of them anyway ([Table.Interval]): at 20 probes a second, 2 s hold too few to tell 8 % from 1 %.
+//
+// Replies that do not come keep new flows away at once (PathState.Overdue), and ask for more probes; if those are not
+// answered either, a round trip later, the path is suspect. So a dark path gets no new flow after 200 ms, and a burst of
+// lost probes is no event.
+//
+// What a bond does to its own paths while it looks for their rates ([Table.Self]) counts for nothing.
 package pathsel

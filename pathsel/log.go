@@ -12,7 +12,7 @@ import (
 const (
 	// recordVersion is that of the records' meaning: the scores and rules of Select are part of it, since a replay must
 	// come to the same decisions.
-	recordVersion = 1
+	recordVersion = 2
 	// MaxRecord bounds a line that is read: 64 paths in 3 classes fit.
 	MaxRecord = 256 << 10
 	// recordEvery is how often a decision that did not change is logged, so that another policy can be tried on quiet
@@ -20,8 +20,12 @@ const (
 	recordEvery = 10 * time.Second
 )
 
-// ErrRecord is wrapped by the errors about a line of a log.
-var ErrRecord = errors.New("not a decision record")
+// ErrRecord is wrapped by the errors about a line of a log, and ErrVersion by that about one whose decisions followed
+// other rules.
+var (
+	ErrRecord  = errors.New("not a decision record")
+	ErrVersion = errors.New("of another version")
+)
 
 // Record is one decision with all that went into it: a line of a log, which can be judged by itself.
 type Record struct {
@@ -68,16 +72,19 @@ func ReadRecord(line []byte) (*Record, error) {
 	if len(line) > MaxRecord {
 		return nil, fmt.Errorf("%w: line of %d bytes, at most %d", ErrRecord, len(line), MaxRecord)
 	}
+	var v struct {
+		Version int `json:"v"`
+	}
+	if err := json.Unmarshal(line, &v); err == nil && v.Version != recordVersion {
+		return nil, fmt.Errorf("%w: %w: %d, want %d", ErrRecord, ErrVersion, v.Version, recordVersion)
+	}
 	r := new(Record)
 	dec := json.NewDecoder(bytes.NewReader(line))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(r); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrRecord, err)
 	}
-	switch {
-	case r.Version != recordVersion:
-		return nil, fmt.Errorf("%w: version %d, want %d", ErrRecord, r.Version, recordVersion)
-	case len(r.States) > MaxPaths:
+	if len(r.States) > MaxPaths {
 		return nil, fmt.Errorf("%w: %d paths, at most %d", ErrRecord, len(r.States), MaxPaths)
 	}
 	if err := r.Policy.Validate(); err != nil {

@@ -107,8 +107,8 @@ func TestReadRecordErrors(t *testing.T) {
 	for _, tt := range []struct{ name, old, new, want string }{
 		{"no JSON", line, "hello", "invalid character"},
 		{"empty", line, "", "EOF"},
-		{"version", `{"v":1`, `{"v":2`, "version 2, want 1"},
-		{"unknown key", `{"v":1`, `{"x":1,"v":1`, `unknown field "x"`},
+		{"version", `{"v":2`, `{"v":1`, "of another version: 1, want 2"},
+		{"unknown key", `{"v":2`, `{"x":1,"v":2`, `unknown field "x"`},
 		{"flaps", `"flaps":0`, `"flaps":-1`, "flaps outside 0 to 6"},
 		{"policy", `"elephant_bytes":262144`, `"elephant_bytes":1`, "elephant 1 bytes"},
 		{"state", `"state":"`, `"state":"x`, "path state"},
@@ -132,7 +132,7 @@ func FuzzReadRecord(f *testing.F) {
 	journey(f, log)
 	f.Add(log.lines[0])
 	f.Add(log.lines[len(log.lines)-1])
-	f.Add([]byte(`{"v":1}`))
+	f.Add([]byte(`{"v":2}`))
 	f.Fuzz(func(t *testing.T, line []byte) {
 		r, err := ReadRecord(line)
 		if err != nil {

@@ -30,7 +30,7 @@ func (c *Choice) Reason(now time.Duration) string {
 		fmt.Fprintf(&b, ", after %d moves in short order", c.Flaps+1)
 	}
 	if len(c.Order) > 0 && c.Order[0].Path != c.Path {
-		fmt.Fprintf(&b, "; new flows take %s while %s is suspect", c.Order[0].Name, c.To.Name)
+		fmt.Fprintf(&b, "; new flows take %s while %s does not answer", c.Order[0].Name, c.To.Name)
 	}
 	return b.String()
 }
@@ -47,13 +47,17 @@ func (f *Figures) failure() string {
 	case f.Name == "":
 		return "is no longer configured"
 	case f.State == StateSuspect:
-		return fmt.Sprintf("was suspect for more than %v", suspectMove)
+		return fmt.Sprintf("did not answer for more than %v", suspectMove)
 	}
 	return "went down"
 }
 
 func (f *Figures) describe(class Class) string {
-	return fmt.Sprintf("%s (%.1f %% loss, %s round trip)", scoreText(class, f.Score, false), 100*f.Loss, msText(f.RTT))
+	rate := ""
+	if f.Assumed > 0 {
+		rate = fmt.Sprintf(", rate unknown and taken for %.0f Mbit/s", float64(f.Assumed)/1e6)
+	}
+	return fmt.Sprintf("%s (%.1f %% loss, %s round trip%s)", scoreText(class, f.Score, false), 100*f.Loss, msText(f.RTT), rate)
 }
 
 func scoreText(class Class, v float64, difference bool) string {
@@ -94,7 +98,11 @@ func (d *Decision) WriteText(w io.Writer) error {
 		c := &d.Classes[i]
 		fmt.Fprintf(tw, "%s\t%s\n", c.Class, c.Reason(d.At))
 		for _, o := range c.Order {
-			fmt.Fprintf(tw, "\t  %s\t%s\t%s\n", o.Name, o.State, scoreText(c.Class, o.Score, false))
+			note := ""
+			if o.Assumed {
+				note = ", rate unknown"
+			}
+			fmt.Fprintf(tw, "\t  %s\t%s\t%s%s\n", o.Name, o.State, scoreText(c.Class, o.Score, false), note)
 		}
 	}
 	return tw.Flush()

@@ -3,14 +3,23 @@ package pathsel
 import (
 	"os"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 )
 
-// seeds are that of TEST_SEED, or 1 to n.
+// seeds are that of TEST_SEED, or 1 to n, or to SIM_SEEDS; under the race detector fewer.
 func seeds(t *testing.T, n uint64) (out []uint64) {
 	if os.Getenv("TEST_SEED") != "" {
 		return []uint64{testSeed(t)}
+	}
+	if v := os.Getenv("SIM_SEEDS"); v != "" {
+		var err error
+		if n, err = strconv.ParseUint(v, 10, 32); err != nil {
+			t.Fatalf("SIM_SEEDS: %v", err)
+		}
+	} else if raceEnabled {
+		n = min(n, max(n/10, 3))
 	}
 	for i := range n {
 		out = append(out, i+1)
@@ -18,37 +27,43 @@ func seeds(t *testing.T, n uint64) (out []uint64) {
 	return out
 }
 
+// quantile is that of sorted times.
+func quantile(sorted []time.Duration, q float64) time.Duration {
+	return sorted[min(int(q*float64(len(sorted))), len(sorted)-1)]
+}
+
 // three are three carriers with 1 % of loss each way.
 var three = []string{"50mbit delay 80ms jitter 2ms loss 1%", "50mbit delay 90ms jitter 2ms loss 1%", "50mbit delay 100ms jitter 2ms loss 1%"}
 
-// TestBrownoutMoves makes the path in use worse and takes the time until realtime has left it. With probes alone chance
-// has a say: with 8 % one way, one time in eight the emulator loses too few of the first 2 s' probes.
+// TestBrownoutMoves makes the path in use worse and takes the time until realtime has left it: at most 2 s in 95 of 100
+// runs. With probes alone chance has a say: with 8 % one way, one time in thirty the first second's probes lose none.
 func TestBrownoutMoves(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
 		way     Way // 2 for both
 		change  string
 		traffic int // packets a second
-		within  float64
+		seeds   uint64
 	}{
-		{"loss both ways", 2, "50mbit jitter 2ms loss 8% delay ", 0, 0.95},
-		{"loss out", Out, "50mbit jitter 2ms loss 8% delay ", 0, 0.75},
-		{"loss back", Back, "50mbit jitter 2ms loss 8% delay ", 0, 0.75},
-		{"loss out, with traffic", Out, "50mbit jitter 2ms loss 8% delay ", 1000, 1},
-		{"delay both ways", 2, "50mbit jitter 2ms loss 1% delay +", 0, 1},
-		{"delay out", Out, "50mbit jitter 2ms loss 1% delay +", 0, 1},
-		{"delay back, with traffic", Back, "50mbit jitter 2ms loss 1% delay +", 1000, 1},
+		{"loss both ways", 2, "50mbit jitter 2ms loss 8% delay ", 0, 200},
+		{"loss out", Out, "50mbit jitter 2ms loss 8% delay ", 0, 200},
+		{"loss back", Back, "50mbit jitter 2ms loss 8% delay ", 0, 200},
+		{"loss out, with traffic", Out, "50mbit jitter 2ms loss 8% delay ", 1000, 8},
+		{"delay both ways", 2, "50mbit jitter 2ms loss 1% delay +", 0, 8},
+		{"delay out", Out, "50mbit jitter 2ms loss 1% delay +", 0, 8},
+		{"delay back, with traffic", Back, "50mbit jitter 2ms loss 1% delay +", 1000, 8},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			var took []time.Duration
 			early := 0
-			for _, seed := range seeds(t, 8) {
+			for _, seed := range seeds(t, tt.seeds) {
 				s := newSim(t, seed, three...)
 				s.quiet = true
 				for _, p := range s.paths {
 					p.traffic = tt.traffic
 				}
-				s.run(30 * time.Second)
+				s.run(20 * time.Second)
 				early += s.moves[Realtime]
 				start, path := s.now, s.d.Classes[Realtime].Path
 				delay := time.Duration(80+10*int(path)) * ms
@@ -63,17 +78,13 @@ func TestBrownoutMoves(t *testing.T) {
 				took = append(took, s.now-start)
 			}
 			slices.Sort(took)
-			n := 0
-			for _, d := range took {
-				if d <= 2*time.Second {
-					n++
-				}
+			p95 := quantile(took, 0.95)
+			t.Logf("%d runs: median %v, p90 %v, p95 %v, p99 %v, longest %v; %d moves before", len(took), quantile(took, 0.5),
+				quantile(took, 0.9), p95, quantile(took, 0.99), took[len(took)-1], early)
+			if len(took) >= 8 && p95 > 2*time.Second {
+				t.Errorf("95 %% moved within %v, want 2 s", p95)
 			}
-			t.Logf("took %v; %d moves before", took, early)
-			if float64(n) < tt.within*float64(len(took)) {
-				t.Errorf("%d of %d moved within 2 s, want %.0f %%: %v", n, len(took), 100*tt.within, took)
-			}
-			if early > 2 {
+			if early > 2+len(took)/20 {
 				t.Errorf("%d moves while nothing happened", early)
 			}
 		})
@@ -125,9 +136,11 @@ func TestDark(t *testing.T) {
 
 // TestNoiseIsIgnored: ten minutes of 5 % each way on equal paths.
 func TestNoiseIsIgnored(t *testing.T) {
+	t.Parallel()
 	noisy := "50mbit delay 90ms jitter 2ms loss 5%"
-	for _, seed := range seeds(t, 3) {
+	for _, seed := range seeds(t, 6) {
 		s := newSim(t, seed, noisy, noisy, noisy)
+		s.quiet = true
 		s.run(10 * time.Minute)
 		for class, n := range s.moves {
 			if n > 2 {

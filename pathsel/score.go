@@ -16,7 +16,7 @@ const (
 	// buffer has to stretch, and a delay that rises is seldom done with it.
 	steep = 0.11
 	risen = 10 // ms above the minimum that jitter may be
-	// assumedRate stands in for a path whose capacity the bond does not know.
+	// assumedRate stands in for a capacity that the bond does not know, where it knows that of no other path either.
 	assumedRate = 20_000_000
 	// scoreMax keeps scores finite, so that they can be written as JSON and read back the same.
 	scoreMax = 1e6
@@ -92,32 +92,55 @@ func (d *Delay) p95(s State) time.Duration {
 	return d.P95
 }
 
+// view is what costs are counted with beside a path's state.
+type view struct {
+	policy  *Policy
+	assumed float64 // capacity, bits a second
+}
+
+// assumed is the capacity that a path of unknown capacity is given: the mean of what is known of the others, so that it is
+// neither sought nor shunned for it.
+func assumed(states []PathState) float64 {
+	sum, n := 0.0, 0
+	for i := range states {
+		if c := states[i].CapacityBitsPerSec; c > 0 && states[i].State != StateDown {
+			sum += float64(c)
+			n++
+		}
+	}
+	if n == 0 {
+		return assumedRate
+	}
+	return sum / float64(n)
+}
+
 // cost is a path's score for a class, the smaller the better: realtime counts 100-R, interactive the milliseconds of a
 // round trip at its 95th percentile and what loss adds, bulk the milliseconds until Policy.BulkBytes are across.
-func cost(class Class, s *PathState, p *Policy, k doubt) float64 {
+func (v *view) cost(class Class, s *PathState, k doubt) float64 {
+	p := v.policy
 	c := &p.Classes[class]
-	var v float64
+	var x float64
 	switch class {
 	case Realtime:
-		v = realtimeCost(s, c, k)
+		x = realtimeCost(s, c, k)
 	case Interactive:
 		loss, delay, median := s.Out.loss(k), s.Out.Delay.p95(s.State)*2, s.RTT.median(s.State)
 		if c.RoundTrip {
 			loss, delay = 1-(1-loss)*(1-s.Back.loss(k)), s.RTT.p95(s.State)
 		}
-		v = c.DelayWeight*millis(delay) + c.LossWeight*loss*millis(median)
+		x = c.DelayWeight*millis(delay) + c.LossWeight*loss*millis(median)
 	default:
 		rate := float64(s.CapacityBitsPerSec)
 		if rate <= 0 {
-			rate = assumedRate
+			rate = v.assumed
 		}
 		loss, delay := s.Out.loss(k), s.RTT.median(s.State)
 		if c.RoundTrip {
 			loss = 1 - (1-loss)*(1-s.Back.loss(k))
 		}
-		v = c.DelayWeight*millis(delay) + 8000*float64(p.BulkBytes)/rate*(1+c.LossWeight*loss)/max(1-loss, 0.01)
+		x = c.DelayWeight*millis(delay) + 8000*float64(p.BulkBytes)/rate*(1+c.LossWeight*loss)/max(1-loss, 0.01)
 	}
-	return min(v, scoreMax)
+	return min(x, scoreMax)
 }
 
 func realtimeCost(s *PathState, c *ClassPolicy, k doubt) float64 {

@@ -8,9 +8,9 @@ import (
 
 // Times of the choice.
 const (
-	// suspectMove is how long the path in use may be suspect before flows move for good. Until then new flows take
-	// another one and the old ones wait.
-	suspectMove = 500 * time.Millisecond
+	// suspectMove is for how long the path in use may have been silent, if it is suspect, before flows move for good. Until
+	// then new flows take another one and the old ones wait.
+	suspectMove = 650 * time.Millisecond
 	// brownoutDwell is the least time between two moves out of a brownout; it doubles with flaps, as Dwell does.
 	brownoutDwell = time.Second
 	// maxFlaps bounds the doubling: 10 s become 10 minutes.
@@ -50,6 +50,8 @@ type Figures struct {
 	Score float64       `json:"score"`
 	Loss  float64       `json:"loss"` // both ways
 	RTT   time.Duration `json:"rtt"`  // median
+	// Assumed is the capacity in bits a second that Score counts because the path's own is not known; 0: Score needs none.
+	Assumed int64 `json:"assumed,omitempty"`
 }
 
 // Candidate is one path a class may use.
@@ -58,8 +60,11 @@ type Candidate struct {
 	Name  string  `json:"name"`
 	State State   `json:"state"`
 	Score float64 `json:"score"` // R for realtime (more is better), else milliseconds
-	cost  float64
-	index int // into the states
+	// Assumed: the path's capacity is not known, and the score counts that of the others.
+	Assumed bool `json:"assumed,omitempty"`
+	cost    float64
+	index   int // into the states
+	rank    int
 }
 
 // Choice is the decision for one class. New flows take the first of Order; Path is where the class is at home, which
@@ -107,11 +112,12 @@ func (d *Decision) Clone() *Decision {
 // path or the first of its order changed.
 func (d *Decision) Update(now time.Duration, states []PathState, policy *Policy) (changed bool) {
 	d.At = now
+	v := view{policy, assumed(states)}
 	for i := range d.Classes {
 		c := &d.Classes[i]
 		ok, path, first := c.OK, c.Path, c.First()
 		c.Class = Class(i)
-		c.decide(now, states, policy)
+		c.decide(now, states, &v)
 		changed = changed || c.OK != ok || c.Path != path || c.First() != first
 	}
 	return changed
@@ -125,8 +131,8 @@ func (c *Choice) First() int {
 	return int(c.Order[0].Path)
 }
 
-func (c *Choice) decide(now time.Duration, states []PathState, policy *Policy) {
-	p := &policy.Classes[c.Class]
+func (c *Choice) decide(now time.Duration, states []PathState, v *view) {
+	p := &v.policy.Classes[c.Class]
 	c.Order = c.Order[:0]
 	var own *PathState
 	best, bestCost := -1, math.Inf(1)
@@ -138,30 +144,33 @@ func (c *Choice) decide(now time.Duration, states []PathState, policy *Policy) {
 		if s.State == StateDown {
 			continue
 		}
-		v := cost(c.Class, s, policy, fairly)
-		c.Order = append(c.Order, Candidate{s.ID, s.Name, s.State, score(c.Class, v), v, i})
-		if best < 0 || rank(s.State) < rank(states[best].State) || rank(s.State) == rank(states[best].State) && v < bestCost {
-			best, bestCost = i, v
+		x := v.cost(c.Class, s, fairly)
+		c.Order = append(c.Order, Candidate{s.ID, s.Name, s.State, score(c.Class, x), c.Class == Bulk && s.CapacityBitsPerSec <= 0, x, i, s.rank()})
+		if best < 0 || s.rank() < states[best].rank() || s.rank() == states[best].rank() && x < bestCost {
+			best, bestCost = i, x
 		}
 	}
-	if kind, to := c.move(now, states, own, best, policy, p); kind != WhyNone {
-		c.take(now, kind, own, &states[to], policy, p)
+	if kind, to := c.move(now, states, own, best, v, p); kind != WhyNone {
+		c.take(now, kind, own, &states[to], v, p)
 	} else if best < 0 {
 		*c = Choice{Class: c.Class, Flaps: c.Flaps, Since: c.Since, Order: c.Order}
 	}
 	c.sort()
 }
 
-// rank puts paths without doubts before suspects.
-func rank(s State) int {
-	if s == StateSuspect {
+// rank puts paths without doubts before those whose replies are overdue, and those before suspects.
+func (p *PathState) rank() int {
+	switch {
+	case p.State == StateSuspect:
+		return 2
+	case p.Overdue:
 		return 1
 	}
 	return 0
 }
 
 // move says whether the class moves, why and to which state's index.
-func (c *Choice) move(now time.Duration, states []PathState, own *PathState, best int, policy *Policy, p *ClassPolicy) (WhyKind, int) {
+func (c *Choice) move(now time.Duration, states []PathState, own *PathState, best int, v *view, p *ClassPolicy) (WhyKind, int) {
 	switch {
 	case best < 0:
 		return WhyNone, 0
@@ -169,10 +178,10 @@ func (c *Choice) move(now time.Duration, states []PathState, own *PathState, bes
 		return WhyFirst, best
 	case own == nil || own.State == StateDown:
 		return WhyFailed, best
-	case states[best].ID == own.ID || rank(states[best].State) > 0:
-		return WhyNone, 0 // nothing better, or all are suspect: probably it is us
+	case states[best].ID == own.ID || states[best].rank() > 0:
+		return WhyNone, 0 // nothing better, or all are silent: probably it is us
 	case own.State == StateSuspect:
-		if now-own.Since > suspectMove {
+		if own.Fresh(now) > suspectMove {
 			return WhyFailed, best
 		}
 		return WhyNone, 0
@@ -184,18 +193,18 @@ func (c *Choice) move(now time.Duration, states []PathState, own *PathState, bes
 	if brownout {
 		mine, theirs, part = fairly, fairly, 0.5
 	}
-	v, to := cost(c.Class, own, policy, mine), best
+	stay, to := v.cost(c.Class, own, mine), best
 	least := math.Inf(1)
 	for i := range states {
 		s := &states[i]
-		if s.ID == own.ID || s.State == StateDown || rank(s.State) > 0 {
+		if s.ID == own.ID || s.State == StateDown || s.rank() > 0 {
 			continue
 		}
-		if x := cost(c.Class, s, policy, theirs); x < least {
+		if x := v.cost(c.Class, s, theirs); x < least {
 			least, to = x, i
 		}
 	}
-	if least+part*p.margin(c.Class, v) >= v {
+	if least+part*p.margin(c.Class, stay) >= stay {
 		return WhyNone, 0
 	}
 	switch age := now - c.Since; {
@@ -208,10 +217,10 @@ func (c *Choice) move(now time.Duration, states []PathState, own *PathState, bes
 }
 
 // take makes the move.
-func (c *Choice) take(now time.Duration, kind WhyKind, own, to *PathState, policy *Policy, p *ClassPolicy) {
+func (c *Choice) take(now time.Duration, kind WhyKind, own, to *PathState, v *view, p *ClassPolicy) {
 	from := Figures{Path: c.Path}
 	if own != nil {
-		from = figures(c.Class, own, policy)
+		from = v.figures(c.Class, own)
 	}
 	switch age := now - c.Since; {
 	case kind == WhyFirst, c.Kind == WhyFirst: // the first choice was made on little knowledge
@@ -221,18 +230,22 @@ func (c *Choice) take(now time.Duration, kind WhyKind, own, to *PathState, polic
 		c.Flaps = 0
 	}
 	c.OK, c.Path, c.Since, c.Kind, c.From = true, to.ID, now, kind, from
-	c.To = figures(c.Class, to, policy)
-	c.Margin = p.margin(c.Class, cost(c.Class, to, policy, fairly))
+	c.To = v.figures(c.Class, to)
+	c.Margin = p.margin(c.Class, v.cost(c.Class, to, fairly))
 }
 
-func figures(class Class, s *PathState, policy *Policy) Figures {
-	return Figures{
-		Path: s.ID, Name: s.Name, State: s.State, Why: s.Why, Score: score(class, cost(class, s, policy, fairly)),
+func (v *view) figures(class Class, s *PathState) Figures {
+	f := Figures{
+		Path: s.ID, Name: s.Name, State: s.State, Why: s.Why, Score: score(class, v.cost(class, s, fairly)),
 		Loss: 1 - (1-s.Out.Now)*(1-s.Back.Now), RTT: s.RTT.median(s.State),
 	}
+	if class == Bulk && s.CapacityBitsPerSec <= 0 {
+		f.Assumed = int64(v.assumed)
+	}
+	return f
 }
 
-// sort orders the candidates: without doubts before suspects, the class's own path first among its equals, then by
+// sort orders the candidates: by rank, the class's own path first among its equals, then by
 // score. Equal scores keep the order of the states.
 func (c *Choice) sort() {
 	slices.SortStableFunc(c.Order, func(a, b Candidate) int {
@@ -242,7 +255,7 @@ func (c *Choice) sort() {
 			}
 			return 1
 		}
-		if r := rank(a.State) - rank(b.State); r != 0 {
+		if r := a.rank - b.rank; r != 0 {
 			return r
 		}
 		if r := own(a) - own(b); r != 0 {

@@ -50,7 +50,10 @@ func TestSelect(t *testing.T) {
 	long := now - 20*time.Second
 	rich := path(1, StateUp, 100*ms, 0.01)
 	rich.CapacityBitsPerSec = 100_000_000
-	suspectSince := func(p PathState, d time.Duration) PathState { p.Since = now - d; return p }
+	poor := path(0, StateUp, 50*ms, 0)
+	poor.CapacityBitsPerSec = 20_000_000
+	overdue := func(p PathState) PathState { p.Overdue = true; return p }
+	suspectSince := func(p PathState, d time.Duration) PathState { p.Since, p.Heard = now-d, now-d; return p }
 	for _, tt := range []struct {
 		name    string
 		class   Class
@@ -67,7 +70,13 @@ func TestSelect(t *testing.T) {
 		{"realtime minds loss more than delay", Realtime, nil, []PathState{path(0, StateUp, 160*ms, 0.03), path(1, StateUp, 220*ms, 0.005)}, "ba", "b", WhyFirst},
 		{"interactive minds delay", Interactive, nil, []PathState{path(0, StateUp, 160*ms, 0.005), path(1, StateUp, 220*ms, 0.005)}, "ab", "a", WhyFirst},
 		{"interactive minds loss too", Interactive, nil, []PathState{path(0, StateUp, 160*ms, 0.05), path(1, StateUp, 180*ms, 0)}, "ba", "b", WhyFirst},
-		{"bulk minds the rate", Bulk, nil, []PathState{path(0, StateUp, 50*ms, 0), rich}, "ba", "b", WhyFirst},
+		{"bulk minds the rate", Bulk, nil, []PathState{poor, rich}, "ba", "b", WhyFirst},
+		{"bulk, a rate unknown", Bulk, nil, []PathState{path(0, StateUp, 50*ms, 0), rich}, "ab", "a", WhyFirst},
+		{"bulk, a rate unknown and more delay", Bulk, nil, []PathState{rich, path(0, StateUp, 150*ms, 0)}, "ba", "b", WhyFirst},
+		{"bulk, another's rate unknown", Bulk, on(1, long), []PathState{path(0, StateUp, 50*ms, 0), rich}, "ab", "a", WhyBetter},
+		{"overdue", Realtime, on(0, long), []PathState{overdue(path(0, StateUp, 50*ms, 0)), path(1, StateUp, 200*ms, 0.1)}, "ba", "a", WhyBetter},
+		{"another overdue", Realtime, on(0, long), []PathState{path(0, StateUp, 250*ms, 0.1), overdue(path(1, StateUp, 50*ms, 0))}, "ab", "a", WhyBetter},
+		{"overdue before suspect", Realtime, nil, []PathState{path(0, StateSuspect, 50*ms, 0), overdue(path(1, StateUp, 200*ms, 0.1))}, "ba", "b", WhyFirst},
 		{"better", Interactive, on(0, long), []PathState{path(0, StateUp, 100*ms, 0), path(1, StateUp, 70*ms, 0)}, "ba", "b", WhyBetter},
 		{"better by less than 10 ms", Interactive, on(0, long), []PathState{path(0, StateUp, 60*ms, 0), path(1, StateUp, 51*ms, 0)}, "ab", "a", WhyBetter},
 		{"better by less than 10 %", Interactive, on(0, long), []PathState{path(0, StateUp, 300*ms, 0), path(1, StateUp, 275*ms, 0)}, "ab", "a", WhyBetter},
@@ -76,7 +85,7 @@ func TestSelect(t *testing.T) {
 		{"down, in the dwell", Interactive, on(0, now-ms), []PathState{path(0, StateDown, 100*ms, 0), path(1, StateUp, 200*ms, 0)}, "b", "b", WhyFailed},
 		{"gone", Bulk, on(7, now-ms), []PathState{path(1, StateUp, 200*ms, 0)}, "b", "b", WhyFailed},
 		{"suspect just now", Realtime, on(0, long), []PathState{suspectSince(path(0, StateSuspect, 50*ms, 0), 100*ms), path(1, StateUp, 200*ms, 0.1)}, "ba", "a", WhyBetter},
-		{"suspect for long", Realtime, on(0, long), []PathState{suspectSince(path(0, StateSuspect, 50*ms, 0), 501*ms), path(1, StateUp, 200*ms, 0.1)}, "ba", "b", WhyFailed},
+		{"suspect for long", Realtime, on(0, long), []PathState{suspectSince(path(0, StateSuspect, 50*ms, 0), 651*ms), path(1, StateUp, 200*ms, 0.1)}, "ba", "b", WhyFailed},
 		{"all suspect", Realtime, on(0, long), []PathState{suspectSince(path(0, StateSuspect, 50*ms, 0), time.Second), path(1, StateSuspect, 20*ms, 0)}, "ab", "a", WhyBetter},
 		{"brownout", Realtime, on(0, now-2*time.Second), []PathState{path(0, StateBrownout, 100*ms, 0.08), path(1, StateUp, 100*ms, 0.01)}, "ba", "b", WhyBrownout},
 		{"brownout, just moved", Realtime, on(0, now-500*ms), []PathState{path(0, StateBrownout, 100*ms, 0.08), path(1, StateUp, 100*ms, 0.01)}, "ab", "a", WhyBetter},
@@ -154,9 +163,9 @@ func TestReasons(t *testing.T) {
 	expect(0, "no path answers")
 	d = Select(0, []PathState{a, b}, &p, d)
 	expect(0, "a was the best path when realtime first needed one, R 88.0 (2.0 % loss, 81 ms round trip); since just now")
-	a.State, a.Since = StateSuspect, 30*time.Second
+	a.State, a.Since, a.Heard = StateSuspect, 30*time.Second, 29900*ms
 	d = Select(30*time.Second+ms, []PathState{a, b}, &p, d)
-	expect(30*time.Second, "a was the best path when realtime first needed one, R 88.0 (2.0 % loss, 81 ms round trip); since 30s ago; new flows take b while a is suspect")
+	expect(30*time.Second, "a was the best path when realtime first needed one, R 88.0 (2.0 % loss, 81 ms round trip); since 30s ago; new flows take b while a does not answer")
 	a.State = StateDown
 	d = Select(31*time.Second, []PathState{a, b}, &p, d)
 	expect(32*time.Second, "left a, which went down; b was the best of the others, R 87.8 (2.0 % loss, 101 ms round trip); since 1.0 s ago")

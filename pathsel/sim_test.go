@@ -51,6 +51,7 @@ type simPath struct {
 	flying [2][]simPacket
 	// traffic is passive packets a second and way, as a bond with traffic counts them; reported every 50 ms.
 	traffic  int
+	interval time.Duration
 	seen     [2]Counts
 	losing   [2]bool
 	reported time.Duration
@@ -190,6 +191,10 @@ func (s *sim) passive(i int, p *simPath) {
 func (s *sim) decide() {
 	s.table.Advance(s.now)
 	for i := range s.paths {
+		if d := s.table.Interval(uint8(i)); d != s.paths[i].interval {
+			s.paths[i].interval = d
+			s.sender.Pace(s.now, uint8(i), d)
+		}
 		if until := s.table.Boost(uint8(i)); until > s.now {
 			s.sender.Boost(s.now, uint8(i), until)
 		}

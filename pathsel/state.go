@@ -11,7 +11,8 @@ type State uint8
 const (
 	// StateDown: nothing was heard for a second, or ever. Not used.
 	StateDown State = iota
-	// StateSuspect: replies that are due do not come. No new flows, as long as another path has none such doubts.
+	// StateSuspect: replies that are due do not come, not even to the probes sent to make sure. No new flows, as long as
+	// another path has none such doubts.
 	StateSuspect
 	// StateBrownout: answers, but clearly worse than it was. Scores count what it is now; flows need not wait to leave.
 	StateBrownout
@@ -73,14 +74,16 @@ type PathState struct {
 	ID    uint8         `json:"id"`
 	Name  string        `json:"name"`
 	State State         `json:"state"`
-	Since time.Duration `json:"since"`         // of State
-	Heard time.Duration `json:"heard"`         // when it last answered or delivered
-	Why   string        `json:"why,omitempty"` // what State is due to, for people
-	RTT   Delay         `json:"rtt"`
-	Out   Direction     `json:"out"`
-	Back  Direction     `json:"back"`
+	Since time.Duration `json:"since"` // of State
+	Heard time.Duration `json:"heard"` // when it last answered or delivered
+	// Overdue: replies do not come, and it is too early to tell a burst of lost probes from silence. No new flows for now.
+	Overdue bool      `json:"overdue,omitempty"`
+	Why     string    `json:"why,omitempty"` // what State is due to, for people
+	RTT     Delay     `json:"rtt"`
+	Out     Direction `json:"out"`
+	Back    Direction `json:"back"`
 	// RateBitsPerSec is what the bond delivered lately, CapacityBitsPerSec what its controller believes the path carries
-	// (0: unknown).
+	// (0: unknown, as traffic has not shown it lately).
 	RateBitsPerSec     int64 `json:"rate"`
 	CapacityBitsPerSec int64 `json:"capacity"`
 }

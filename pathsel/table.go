@@ -33,8 +33,10 @@ func (t *Table) Add(now time.Duration, id uint8, name string) error {
 	case len(t.tracks) == MaxPaths:
 		return fmt.Errorf("path %s: %d paths are the limit", name, MaxPaths)
 	}
-	tr := &track{id: id, name: name, interval: t.interval, since: now, why: "no reply yet", boostSince: now}
-	tr.tuned = -1
+	tr := &track{id: id, name: name, interval: t.interval, since: now, why: "no reply yet", boostSince: now, tuned: -1}
+	for i := range tr.dir {
+		tr.dir[i].selfSeen, tr.dir[i].selfLeft = now, fillFirst
+	}
 	t.tracks = append(t.tracks, tr)
 	t.byID[id] = tr
 	return nil
@@ -74,25 +76,46 @@ func (t *Table) Probe(ev *stamp.Event) {
 // of packets received, the gaps.
 func (t *Table) Traffic(now time.Duration, id uint8, way Way, c Counts) {
 	if tr := t.byID[id]; tr != nil && way <= Back && c.Packets > 0 && c.Lost >= 0 && c.Lost <= c.Packets {
-		tr.dir[way].loss.traffic(now, c)
-		tr.dir[way].lossTest.batch(c)
+		tr.dir[way].traffic(now, c)
 	}
 }
+
+// capacityFor is how long a capacity is believed that traffic has shown; then the path must prove itself anew.
+const capacityFor = 10 * time.Minute
 
 // Delivered takes the bond's figures of a path: bits a second that arrived at the peer lately, and what its rate
-// controller believes the path carries; 0 for unknown.
-func (t *Table) Delivered(id uint8, rateBitsPerSec, capacityBitsPerSec int64) {
-	if tr := t.byID[id]; tr != nil {
-		tr.rate, tr.capacity = rateBitsPerSec, capacityBitsPerSec
+// controller takes for the path's capacity. That says something of the path only if it held the sender up: proven. Where
+// there was too little to send, the controller knows that little alone.
+func (t *Table) Delivered(now time.Duration, id uint8, rateBitsPerSec, capacityBitsPerSec int64, proven bool) {
+	tr := t.byID[id]
+	if tr == nil {
+		return
+	}
+	tr.rate = rateBitsPerSec
+	switch {
+	case proven:
+		tr.capacity, tr.capacityAt = capacityBitsPerSec, now
+	case now-tr.capacityAt > capacityFor:
+		tr.capacity = 0
 	}
 }
 
-// Self takes what the bond itself does to a direction of a path: whether its sender fills the path now, to find the rate,
-// or drains what that left, and the queue that the sender sees it has (0: none, or not known). What was sent before filling
-// ends still meets it, a round trip long.
-func (t *Table) Self(id uint8, way Way, filling bool, queue time.Duration) {
+// Self is what the bond itself does to a direction of a path.
+type Self struct {
+	// Filling: the sender looks for the path's rate, or drains what that left.
+	Filling bool
+	// Loading: it sends enough to make a queue.
+	Loading bool
+	// Queue is the one that the sender sees it has; 0: none, or not known, as on the way back.
+	Queue time.Duration
+}
+
+// Self takes that; call it every 100 ms. What is sent before filling ends still meets the queue, a round trip long. Until
+// then, and while there is a queue under the bond's own load, delay and loss of that direction count for nothing, within a
+// budget: all paths are filled in turn, and who moved for it would move back.
+func (t *Table) Self(now time.Duration, id uint8, way Way, s Self) {
 	if tr := t.byID[id]; tr != nil && way <= Back {
-		tr.dir[way].filling, tr.dir[way].queue = filling, max(queue, 0)
+		tr.dir[way].load(now, way, s, tr.expected())
 	}
 }
 
@@ -114,6 +137,14 @@ func (t *Table) Use(id uint8, used bool) {
 	}
 }
 
+// Interval is how often a path should be probed while nothing is wrong: more often where flows depend on it.
+func (t *Table) Interval(id uint8) time.Duration {
+	if tr := t.byID[id]; tr != nil && tr.used {
+		return t.interval * 3 / 5
+	}
+	return t.interval
+}
+
 // Boost says until when a path should be probed at stamp.BoostInterval; the past for not at all.
 func (t *Table) Boost(id uint8) time.Duration {
 	if tr := t.byID[id]; tr != nil {
@@ -127,7 +158,7 @@ func (t *Table) States(now time.Duration, dst []PathState) []PathState {
 	offset := t.clockOffset(now)
 	for _, tr := range t.tracks {
 		dst = append(dst, PathState{
-			ID: tr.id, Name: tr.name, State: tr.state, Since: tr.since, Heard: tr.heard, Why: tr.why,
+			ID: tr.id, Name: tr.name, State: tr.state, Since: tr.since, Heard: tr.heard, Why: tr.why, Overdue: tr.overdue,
 			RTT:            tr.roundTrip(),
 			Out:            tr.dir[Out].figures(now, -offset),
 			Back:           tr.dir[Back].figures(now, offset),
@@ -178,7 +209,7 @@ func delayOf(w *delayWindow, least, shift time.Duration) Delay {
 
 func (d *direction) figures(now time.Duration, shift time.Duration) Direction {
 	c := d.loss.counts(now, lossSeconds)
-	f := Direction{Packets: c.Packets, Delay: delayOf(&d.delay, d.least, shift), Filling: d.filling, Queue: d.queue}
+	f := Direction{Packets: c.Packets, Delay: delayOf(&d.delay, d.least, shift), Filling: d.self.Filling, Queue: d.self.Queue}
 	f.Delay.Jitter = time.Duration(d.jitter)
 	if c.Packets > 0 {
 		f.Loss = float64(c.Lost) / float64(c.Packets)

@@ -59,8 +59,9 @@ func TestStates(t *testing.T) {
 		{"first reply", "", "--.", StateUp},
 		{"settled", settled, "", StateUp},
 		{"one lost", settled, "x.", StateUp},
-		{"silent for 150 ms", settled, "---", StateUp}, // the replies are due after 100 ms
-		{"silent for 200 ms", settled, "----", StateSuspect},
+		{"silent for 150 ms", settled, "---", StateUp},  // the replies are due after 100 ms
+		{"silent for 200 ms", settled, "----", StateUp}, // a burst of lost probes looks the same
+		{"silent for 300 ms", settled, "------", StateSuspect},
 		{"the sender stood still", settled, "          ", StateUp},
 		{"heard again", settled, "------.", StateUp},
 		{"silent for a while, heard once", settled, "----------------..", StateSuspect},
@@ -108,6 +109,32 @@ func TestReturnSlows(t *testing.T) {
 	}
 }
 
+// TestCapacity: what a controller makes of too little traffic is not the path's capacity, and what it knew once is not so
+// for ever.
+func TestCapacity(t *testing.T) {
+	table := NewTable(0)
+	table.Add(0, 1, "ct-ct")
+	for _, step := range []struct {
+		at       time.Duration
+		capacity int64
+		proven   bool
+		want     int64
+	}{
+		{0, 4_000_000, false, 0}, // where every controller starts
+		{time.Second, 100_000, false, 0},
+		{2 * time.Second, 48_000_000, true, 48_000_000},
+		{3 * time.Second, 100_000, false, 48_000_000},
+		{4 * time.Second, 100_000, true, 100_000}, // slow indeed
+		{9 * time.Minute, 200_000, false, 100_000},
+		{11 * time.Minute, 200_000, false, 0},
+	} {
+		table.Delivered(step.at, 1, 100_000, step.capacity, step.proven)
+		if got := table.States(step.at, nil)[0].CapacityBitsPerSec; got != step.want {
+			t.Errorf("at %v: %d, want %d", step.at, got, step.want)
+		}
+	}
+}
+
 func TestTableLimits(t *testing.T) {
 	table := NewTable(0)
 	for i := range MaxPaths {
@@ -128,11 +155,11 @@ func TestTableLimits(t *testing.T) {
 	table.Traffic(0, 3, Out, Counts{Packets: 1})
 	table.Traffic(0, 4, Out, Counts{Packets: 1, Lost: 2})
 	table.Traffic(0, 4, 7, Counts{Packets: 1})
-	table.Delivered(3, 1, 1)
-	table.Self(3, Out, true, 1)
-	table.Self(4, 7, true, 1)
-	table.Self(4, Back, true, -1)
-	if got := table.States(0, nil)[3]; got.ID != 4 || got.Out.Packets != 0 || got.Out.Filling || !got.Back.Filling || got.Back.Queue != 0 {
+	table.Delivered(0, 3, 1, 1, true)
+	table.Self(0, 3, Out, Self{Filling: true})
+	table.Self(0, 4, 7, Self{Filling: true})
+	table.Self(0, 4, Back, Self{Filling: true})
+	if got := table.States(0, nil)[3]; got.ID != 4 || got.Out.Packets != 0 || got.Out.Filling || !got.Back.Filling {
 		t.Errorf("%+v", got)
 	}
 }

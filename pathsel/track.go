@@ -9,12 +9,17 @@ import (
 const (
 	// downAfter is the silence after which a path is down.
 	downAfter = time.Second
-	// brief is how long a suspicion may last to be forgotten at the first reply: two or three lost probes.
+	// brief is how long a suspicion may last to be forgotten at the first reply.
 	brief = 500 * time.Millisecond
 	// silenceMargin is for the reply's way through this machine.
 	silenceMargin = 10 * time.Millisecond
 	// silenceMax bounds the wait for the replies that a lossy path is allowed to lose: 3 probes in all.
 	silenceMax = 110 * time.Millisecond
+	// surely is the silence that makes a suspect, beyond a round trip: by then the probes that were sent in answer to it
+	// are overdue too. askBriefly is for how long they are sent; longer, and a lossy path would be probed that fast always.
+	surely     = 90 * time.Millisecond
+	surelyRTT  = 300 * time.Millisecond
+	askBriefly = 30 * time.Millisecond
 	// suspicionRate is how often the losses a path is known for may make it a suspect, per probe.
 	suspicionRate = 0.002
 	// firstRTT is assumed until there is one.
@@ -33,14 +38,30 @@ const (
 	// boostStep is how long a doubt asks for more probes: a round trip and some answers more. They go on while lossMore of
 	// the test's sum remains. boostBudget is how much of the time it may: a third, at most 2 s at once, and only on paths
 	// in use, of which there are one or two.
-	boostStep   = 300 * time.Millisecond
-	boostBudget = 2 * time.Second
-	boostShare  = 3
+	boostStep   = 100 * time.Millisecond
+	boostBudget = time.Second
+	boostShare  = 5
 	// boostRate is the traffic, in packets in about 1.5 s, that makes more probes useless.
 	boostRate = 150
 )
 
-const maxUnanswered = 64 // probes whose sending times are kept: 3 s, or 0.3 s of a boosted path; the oldest matter
+// What the bond does to a path by finding its rate.
+const (
+	// fillFirst is for how long a direction's figures are left out at first, while lanes are warmed, and fillBudget later;
+	// fillShare is the share of the time it comes back by. A controller that drains time and again, or a queue that stays,
+	// may be what pathsel is to find.
+	fillFirst  = 30 * time.Second
+	fillBudget = 6 * time.Second
+	fillShare  = 10
+	// ownQueue is the delay over the least that shows a queue.
+	ownQueue = 20 * time.Millisecond
+	// fillMargin is for the steps in which the bond is looked at, and for the end of the queue.
+	fillMargin = 300 * time.Millisecond
+	// fillQueue is the queue that probes may meet on the way out and back meanwhile.
+	fillQueue = 200 * time.Millisecond
+)
+
+const maxUnanswered = 128 // probes whose sending times are kept: 4 s and more, or 0.3 s of a boosted path; the oldest matter
 
 // track is one path in a Table.
 type track struct {
@@ -49,6 +70,8 @@ type track struct {
 	interval time.Duration // of its probes
 
 	state        State
+	overdue      bool
+	asked        bool // more probes were sent in this silence
 	since        time.Duration
 	why          string
 	heard        time.Duration
@@ -76,6 +99,7 @@ type track struct {
 	boostSince time.Duration
 
 	rate, capacity int64
+	capacityAt     time.Duration // when traffic showed it last
 }
 
 // Way is a direction of a path, seen from here.
@@ -95,8 +119,45 @@ type direction struct {
 	lossTest lossTest
 	rise     delayTest
 	least    time.Duration // least delay, as of the last snapshot
-	filling  bool          // as Table.Self had it last, and queue
-	queue    time.Duration
+	self     Self          // as Table.Self had it last
+	selfSeen time.Duration // when that was
+	selfLeft time.Duration // of the budget
+	ownUntil time.Duration // until then delay and loss are the bond's own doing
+}
+
+// load notes what the bond does to the direction. What it sends meets the queue for a round trip more.
+func (d *direction) load(now time.Duration, way Way, s Self, roundTrip time.Duration) {
+	passed := min(now-d.selfSeen, time.Second) // after a pause nobody knows
+	d.self, d.selfSeen = s, now
+	queued := s.Loading && d.previous-d.least > ownQueue && (way == Back || s.Queue > ownQueue/2)
+	switch {
+	case !s.Filling && !queued:
+		d.selfLeft = max(d.selfLeft, min(d.selfLeft+passed/fillShare, fillBudget))
+	case d.selfLeft > passed:
+		d.selfLeft -= passed
+		d.ownUntil = now + roundTrip + fillMargin
+	default:
+		d.selfLeft = 0
+	}
+}
+
+// own tells that what happens to the direction now is the bond's own doing.
+func (d *direction) own(now time.Duration) bool { return now < d.ownUntil }
+
+func (d *direction) traffic(now time.Duration, c Counts) {
+	if d.own(now) {
+		return
+	}
+	d.loss.traffic(now, c)
+	d.lossTest.batch(c)
+}
+
+func (d *direction) probes(now time.Duration, lost, delivered int) {
+	if d.own(now) {
+		return
+	}
+	d.loss.probes(now, lost, delivered)
+	d.lossTest.add(lost, delivered)
 }
 
 func (d *direction) sample(now time.Duration, delay time.Duration, long, first bool) {
@@ -104,9 +165,12 @@ func (d *direction) sample(now time.Duration, delay time.Duration, long, first b
 		d.jitter += (math.Abs(float64(delay-d.previous)) - d.jitter) / 16
 	}
 	d.previous = delay
-	d.delay.addRecent(delay)
 	s := d.loss.second(now)
 	s.minDelay = min(s.minDelay, delay)
+	if d.own(now) && !first {
+		return
+	}
+	d.delay.addRecent(delay)
 	if long {
 		d.delay.add(delay)
 		d.rise.add(delay)
@@ -141,20 +205,25 @@ func (t *track) reply(now, sent, rtt, out, back time.Duration) {
 	t.answeredUntil(sent)
 	long := first || now-t.lastAdded >= delaySpacing
 	if long {
-		t.rtt.add(rtt)
 		t.lastAdded = now
 	}
-	t.rtt.addRecent(rtt)
+	if first || !t.own(now) {
+		if long {
+			t.rtt.add(rtt)
+		}
+		t.rtt.addRecent(rtt)
+	}
 	t.dir[Out].sample(now, out, long, first)
 	t.dir[Back].sample(now, back, long, first)
 }
 
 func (t *track) fate(now time.Duration, outLost, backLost, answered int) {
-	t.dir[Out].loss.probes(now, outLost, backLost+answered)
-	t.dir[Back].loss.probes(now, backLost, answered)
-	t.dir[Out].lossTest.add(outLost, backLost+answered)
-	t.dir[Back].lossTest.add(backLost, answered)
+	t.dir[Out].probes(now, outLost, backLost+answered)
+	t.dir[Back].probes(now, backLost, answered)
 }
+
+// own tells that the bond itself makes a queue on the path, one way or the other.
+func (t *track) own(now time.Duration) bool { return t.dir[Out].own(now) || t.dir[Back].own(now) }
 
 // expected is the round trip within which 95 % of the replies come.
 func (t *track) expected() time.Duration {
@@ -169,10 +238,14 @@ func (t *track) silence(now time.Duration) time.Duration {
 	if t.sentN == 0 {
 		return 0
 	}
-	return max(now-t.sent[0]-t.expected(), 0)
+	due := t.sent[0] + t.expected()
+	if t.own(now) {
+		due += fillQueue
+	}
+	return max(now-due, 0)
 }
 
-// patience is the silence that makes a suspect: one or two more probes without a reply than the path's usual loss
+// patience is the silence in which new flows stay away: one or two more probes without a reply than the path's usual loss
 // explains, so 60 ms on a good path and 110 ms on a lossy one.
 func (t *track) patience() time.Duration {
 	probes := 2
@@ -180,6 +253,11 @@ func (t *track) patience() time.Duration {
 		probes = 3
 	}
 	return min(time.Duration(probes-1)*t.interval+silenceMargin, max(silenceMax, t.interval+silenceMargin))
+}
+
+// certainty is the silence that makes a suspect: the probes sent in answer to it should have been answered.
+func (t *track) certainty() time.Duration {
+	return max(t.patience(), min(t.expected(), surelyRTT)+surely)
 }
 
 // share is the loss of a direction; a new path gets the benefit of the doubt.
@@ -219,8 +297,9 @@ func (t *track) advance(now time.Duration) {
 		t.usualLoss = 1 - delivered
 	}
 	silence := t.silence(now)
-	overdue := silence > t.patience()
-	if overdue {
+	t.overdue = silence > t.patience()
+	overdue := silence > t.certainty()
+	if t.overdue {
 		t.clean = 0
 	}
 	switch t.state {
@@ -249,7 +328,7 @@ func (t *track) advance(now time.Duration) {
 		case silence > downAfter:
 			t.fail(now)
 			t.set(now, StateDown, "no reply for a second")
-		case overdue || t.clean == 0:
+		case t.overdue || t.clean == 0:
 		case age > brief && t.clean < cleanReplies:
 		case t.browned:
 			t.set(now, StateBrownout, "browned out before replies were overdue")
@@ -259,7 +338,7 @@ func (t *track) advance(now time.Duration) {
 		}
 	case StateDown:
 		switch {
-		case overdue || t.clean == 0:
+		case t.overdue || t.clean == 0:
 		case t.failed == 0: // its first reply
 			t.set(now, StateUp, "")
 		case t.clean >= cleanReplies && now-t.cleanSince >= t.dwell:
@@ -267,7 +346,7 @@ func (t *track) advance(now time.Duration) {
 			t.set(now, StateUp, "")
 		}
 	}
-	t.advanceBoost(now)
+	t.advanceBoost(now, silence)
 }
 
 // tune gives the loss test its hypotheses, unless it has an alarm: then they are what the path is compared with.
@@ -328,7 +407,7 @@ func (t *track) calm(now time.Duration) {
 }
 
 // advanceBoost asks for more probes while a loss test has doubts, within the budget.
-func (t *track) advanceBoost(now time.Duration) {
+func (t *track) advanceBoost(now, silence time.Duration) {
 	passed := now - t.boostSince
 	t.boostSince = now
 	if now < t.boost {
@@ -345,10 +424,17 @@ func (t *track) advanceBoost(now time.Duration) {
 		d := &t.dir[i]
 		if d.loss.busy(now) < boostRate { // else traffic settles the question
 			doubt = doubt || d.lossTest.sum >= limit
-			sure = sure || d.lossTest.sum >= lossAlarm/2 // one way or the other within a hundred probes
+			sure = sure || d.lossTest.sum >= lossSure // one way or the other within a hundred probes
 		}
 	}
+	// One reply that is late is no silence, on a path with jitter or loss.
+	asking := silence > t.interval+silenceMargin
+	if asking && !t.asked && t.state != StateDown {
+		t.boost = max(t.boost, now+askBriefly)
+	}
+	t.asked = asking
 	switch boosting := now < t.boost; {
+	case asking: // even where nobody minds more loss
 	case !t.used || t.state != StateUp:
 		t.boost = min(t.boost, now)
 	case sure:

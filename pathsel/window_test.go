@@ -190,7 +190,7 @@ func TestLossTestAlarms(t *testing.T) {
 	for _, tt := range []struct{ p0, p1 float64 }{{0.01, 0.08}, {0.05, 0.15}} {
 		rng := rand.New(rand.NewPCG(testSeed(t), 9))
 		var test lossTest
-		test.tune(Counts{Packets: 100_000, Lost: int(tt.p0 * 100_000)})
+		test.tune(Counts{Packets: 100_000, Lost: int(tt.p0 * 100_000), Bursts: int(tt.p0 * 100_000)})
 		draw := func(p float64) {
 			if rng.Float64() < p {
 				test.add(1, 0)

@@ -79,9 +79,9 @@ func (n *Node) moveAt(c Class) int64 {
 	case Realtime:
 		return -1
 	case Bulk:
-		return min(bulkElephantBytes, n.cfg.ElephantBytes)
+		return min(bulkElephantBytes, n.large.Load())
 	}
-	return n.cfg.ElephantBytes
+	return n.large.Load()
 }
 
 // openHop opens a flow's stream to a peer and puts the header in front of its first frame. It waits a little for a peer

@@ -95,6 +95,7 @@ type Node struct {
 	pool   *compress.Pool
 	stats  counters
 	route  atomic.Pointer[Router]
+	large  atomic.Int64 // bytes that make an elephant
 
 	mu     sync.Mutex
 	closed bool
@@ -122,10 +123,6 @@ func New(cfg Config) (*Node, error) {
 	if n := max(cfg.Lanes.Interactive, cfg.Lanes.Bulk); n > MaxLanes || min(cfg.Lanes.Interactive, cfg.Lanes.Bulk) < 1 {
 		return nil, fmt.Errorf("%w: %d interactive and %d bulk lanes, allowed 1 to %d", ErrConfig, cfg.Lanes.Interactive, cfg.Lanes.Bulk, MaxLanes)
 	}
-	// More than fits the interactive stream's window would wait for the receiver in the middle of a direction.
-	if cfg.ElephantBytes < 1 || cfg.ElephantBytes > interactiveWindow {
-		return nil, fmt.Errorf("%w: elephant bytes %d, allowed 1 to %d", ErrConfig, cfg.ElephantBytes, interactiveWindow)
-	}
 	n := &Node{
 		cfg: cfg, log: cfg.Logger, peers: map[string]*peer{}, flows: map[tracked]struct{}{},
 		budget: budget{limit: cfg.Limits.BufferedBytes},
@@ -133,6 +130,9 @@ func New(cfg Config) (*Node, error) {
 	}
 	if n.log == nil {
 		n.log = slog.Default()
+	}
+	if err := n.SetElephantBytes(cfg.ElephantBytes); err != nil {
+		return nil, err
 	}
 	n.route.Store(&cfg.Router)
 	n.ctx, n.cancel = context.WithCancel(context.Background())
@@ -148,6 +148,16 @@ func def[T comparable](v *T, d T) {
 
 // SetRouter replaces routing and authorisation for new flows. Flows that exist go on.
 func (n *Node) SetRouter(r Router) { n.route.Store(&r) }
+
+// SetElephantBytes replaces Config.ElephantBytes, for flows that exist from their next pause on.
+func (n *Node) SetElephantBytes(bytes int64) error {
+	// More than fits the interactive stream's window would wait for the receiver in the middle of a direction.
+	if bytes < 1 || bytes > interactiveWindow {
+		return fmt.Errorf("%w: elephant bytes %d, allowed 1 to %d", ErrConfig, bytes, interactiveWindow)
+	}
+	n.large.Store(bytes)
+	return nil
+}
 
 func (n *Node) router() Router { return *n.route.Load() }
 

@@ -114,7 +114,7 @@ func (s *sendHalf) resume(now time.Time) {
 		s.began = now
 	} else if now.Sub(s.last) > elephantPause {
 		s.began, s.before = now, s.sent
-		s.moveAt = s.sent + s.ses.node.cfg.ElephantBytes
+		s.moveAt = s.sent + s.ses.node.large.Load()
 	}
 }
 
@@ -178,7 +178,7 @@ func (s *sendHalf) move() error {
 	l, str := s.ses.openContinuation(s.lane, s.id, s.dir)
 	if str == nil {
 		s.before, s.began = s.sent, s.last
-		s.moveAt = s.sent + max(s.ses.node.cfg.ElephantBytes, 1)
+		s.moveAt = s.sent + max(s.ses.node.large.Load(), 1)
 		return nil
 	}
 	if err := s.cur.Close(); err != nil {

@@ -376,6 +376,13 @@ func TestConfig(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+	n := c.nodes[0]
+	if err := n.SetElephantBytes(64 << 10); err != nil || n.moveAt(Interactive) != 64<<10 || n.moveAt(Bulk) != bulkElephantBytes || n.moveAt(Realtime) >= 0 {
+		t.Errorf("elephants of 64 KiB: %v, interactive at %d, bulk at %d, realtime at %d", err, n.moveAt(Interactive), n.moveAt(Bulk), n.moveAt(Realtime))
+	}
+	if err := n.SetElephantBytes(interactiveWindow + 1); !errors.Is(err, ErrConfig) || n.moveAt(Interactive) != 64<<10 {
+		t.Errorf("too large: %v, at %d", err, n.moveAt(Interactive))
+	}
 	if err := c.nodes[0].AddPeer("x", c.keys[0].Public(), nil); err == nil {
 		t.Error("own key taken for a peer")
 	}

@@ -149,9 +149,10 @@ func (s *sink) SetWriteDeadline(time.Time) error { return nil }
 
 func bareSession(t testing.TB) (*session, *lane) {
 	s := &session{
-		node: &Node{cfg: Config{ElephantBytes: 1 << 30}, log: testLog(t)}, peer: &peer{name: "peer"},
+		node: &Node{log: testLog(t)}, peer: &peer{name: "peer"},
 		flows: map[flowKey]*recvHalf{}, hops: map[*hop]struct{}{}, closing: make(chan struct{}),
 	}
+	s.node.large.Store(1 << 30)
 	return s, &lane{ses: s, class: Interactive}
 }
 

@@ -42,7 +42,7 @@ path's state. --decisions prints the log of decisions with all that went into th
 			if err != nil {
 				return err
 			}
-			e := eventReader{out: cmd.OutOrStdout(), asJSON: asJSON, many: len(sockets) > 1, last: make(map[string]uint64)}
+			e := eventReader{out: cmd.OutOrStdout(), asJSON: asJSON, many: len(sockets) > 1, last: make(map[string]uint64), life: make(map[string]int64)}
 			if !follow {
 				return e.read(cmd.Context(), sockets)
 			}
@@ -65,6 +65,7 @@ type eventReader struct {
 	asJSON bool
 	many   bool              // nodes: each line says whose it is
 	last   map[string]uint64 // number, by socket
+	life   map[string]int64  // in which it was counted
 }
 
 // nodeEvent is an event as --json prints it.
@@ -77,10 +78,13 @@ func (r *eventReader) read(ctx context.Context, sockets []string) error {
 	var all []nodeEvent
 	err := askEach(sockets, func(socket string, c *admin.Client) error {
 		e, err := c.Events(ctx, r.last[socket])
+		if last := r.last[socket]; err == nil && last > 0 && e.Life != r.life[socket] { // it has started again
+			e, err = c.Events(ctx, 0)
+		}
 		if err != nil {
 			return err
 		}
-		r.last[socket] = e.Last
+		r.last[socket], r.life[socket] = e.Last, e.Life
 		if e.Missed > 0 && !r.asJSON {
 			fmt.Fprintf(r.out, "%d older events of %s are forgotten\n", e.Missed, e.Node)
 		}

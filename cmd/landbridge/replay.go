@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/landbridge/landbridge/internal/cli"
 	"github.com/landbridge/landbridge/internal/config"
+	"github.com/landbridge/landbridge/internal/journal"
 	"github.com/landbridge/landbridge/pathsel"
 )
 
@@ -22,15 +24,17 @@ func newReplay() *cobra.Command {
 	var set []string
 	var all bool
 	cmd := &cobra.Command{
-		Use:   "replay FILE [--policy FILE] [--set CLASS.KEY=VALUE]",
+		Use:   "replay FILE|DIR... [--policy FILE] [--set CLASS.KEY=VALUE]",
 		Short: "Decide again what a log of path decisions holds, or what another policy had decided",
 		Long: `Reads a node's decision log, one JSON record a line ("-" for standard input), prints its moves with their reasons,
-and proves that the same states and policy lead to the same decisions. Exit code 1 means that one did not.
+and proves that the same states and policy lead to the same decisions. Exit code 1 means that one did not. A directory
+stands for all files that nodes keep there (their --decisions), the oldest first; they may be written meanwhile. A last
+line that is cut short, and records of another version's rules, are left out and counted.
 
 With --policy (a fleet document, or a file with its classes alone) or --set, it says where that policy would have been
 on another path. It starts from what was in use in the first record of each peer.`,
-		Example: "  landbridge replay decisions.jsonl\n  landbridge replay decisions.jsonl --policy fleet.yaml\n  landbridge replay decisions.jsonl --set realtime.dwell=5s --set bulk.hysteresis=20%",
-		Args:    cobra.ExactArgs(1),
+		Example: "  landbridge replay decisions.jsonl\n  landbridge replay /var/log/landbridge --policy fleet.yaml\n  landbridge replay decisions.jsonl --set realtime.dwell=5s --set bulk.hysteresis=20%",
+		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r := &replay{out: cmd.OutOrStdout(), all: all, set: set, other: make(map[string]*pathsel.Decision)}
 			if policy != "" {
@@ -40,16 +44,12 @@ on another path. It starts from what was in use in the first record of each peer
 				}
 				r.policy = &p
 			}
-			in := cmd.InOrStdin()
-			if args[0] != "-" {
-				f, err := os.Open(args[0])
-				if err != nil {
-					return cli.Usage(fmt.Errorf("decision log: %w", err))
+			for _, arg := range args {
+				if err := r.read(cmd.InOrStdin(), arg); err != nil {
+					return err
 				}
-				defer f.Close()
-				in = f
 			}
-			return r.run(in, args[0])
+			return r.summary()
 		},
 	}
 	cmd.Flags().StringVar(&policy, "policy", "", "compare with the classes of this `FILE`")
@@ -66,22 +66,84 @@ type replay struct {
 	policy *pathsel.Policy              // nil: the records' own
 	other  map[string]*pathsel.Decision // by peer, what the other policy has decided so far
 
+	node string // whose log it is, where file names say so
+
 	records, wrong    int
+	cut, versions     int // lines that were cut short, and records of other versions
 	moves, otherMoves [pathsel.NumClasses]int
 	apart             [pathsel.NumClasses]int // records in which the two are on different paths
 	differs           map[string]bool         // peer and class: they were in the record before
 }
 
+// read reads a log: a file, all files of a directory, or standard input.
+func (r *replay) read(stdin io.Reader, arg string) error {
+	if arg == "-" {
+		return r.run(stdin, arg)
+	}
+	var files []journal.File
+	st, err := os.Stat(arg)
+	if err == nil && st.IsDir() {
+		if files, err = journal.Files(arg); err == nil && len(files) == 0 {
+			err = fmt.Errorf("%s holds no files of a decision log", arg)
+		}
+	}
+	if err != nil {
+		return cli.Usage(fmt.Errorf("decision log: %w", err))
+	}
+	if !st.IsDir() {
+		return r.file(arg)
+	}
+	for _, f := range files {
+		r.node = f.Name
+		err := r.file(f.Path())
+		if errors.Is(err, os.ErrNotExist) { // compressed meanwhile, or dropped as the oldest
+			err = r.file(f.Path() + ".zst")
+		}
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *replay) file(path string) error {
+	in, err := journal.OpenFile(path)
+	if err != nil {
+		return cli.Usage(fmt.Errorf("decision log: %w", err))
+	}
+	defer in.Close()
+	return r.run(in, path)
+}
+
+// lines is bufio.ScanLines that tells of a last line without its newline.
+func lines(unfinished *bool) bufio.SplitFunc {
+	return func(data []byte, atEOF bool) (int, []byte, error) {
+		*unfinished = atEOF && len(data) > 0 && bytes.IndexByte(data, '\n') < 0
+		return bufio.ScanLines(data, atEOF)
+	}
+}
+
 func (r *replay) run(in io.Reader, name string) error {
-	r.differs = make(map[string]bool)
+	if r.differs == nil {
+		r.differs = make(map[string]bool)
+	}
+	var unfinished bool
 	sc := bufio.NewScanner(in)
+	sc.Split(lines(&unfinished))
 	sc.Buffer(make([]byte, 0, 64<<10), pathsel.MaxRecord+1)
 	for line := 1; sc.Scan(); line++ {
 		if len(sc.Bytes()) == 0 {
 			continue
 		}
 		rec, err := pathsel.ReadRecord(sc.Bytes())
-		if err != nil {
+		switch {
+		case err != nil && unfinished:
+			r.cut++
+			continue
+		case errors.Is(err, pathsel.ErrVersion):
+			r.versions++
+			continue
+		case err != nil:
 			return cli.Usage(fmt.Errorf("%s:%d: %w", name, line, err))
 		}
 		if err := r.prepare(rec); err != nil {
@@ -104,7 +166,7 @@ func (r *replay) run(in io.Reader, name string) error {
 		}
 		return cli.Usage(fmt.Errorf("%s: %w", name, err))
 	}
-	return r.summary()
+	return nil
 }
 
 // prepare makes the policy to compare with from the first record's, where only knobs are changed.
@@ -139,12 +201,13 @@ func (r *replay) show(rec *pathsel.Record) {
 
 // compare decides by the other policy, from what it had decided before.
 func (r *replay) compare(rec *pathsel.Record) {
-	before := r.other[rec.Peer]
+	peer := r.node + "/" + rec.Peer
+	before := r.other[peer]
 	if before == nil {
 		before = &rec.Before
 	}
 	after := rec.Replay(r.policy, before)
-	r.other[rec.Peer] = after
+	r.other[peer] = after
 	for i := range after.Classes {
 		c, was, logged, loggedWas := &after.Classes[i], &before.Classes[i], &rec.After.Classes[i], &rec.Before.Classes[i]
 		if was.OK && (!c.OK || c.Path != was.Path) {
@@ -157,7 +220,7 @@ func (r *replay) compare(rec *pathsel.Record) {
 		if apart {
 			r.apart[i]++
 		}
-		key := rec.Peer + "/" + c.Class.String()
+		key := peer + "/" + c.Class.String()
 		switch {
 		case apart && (!r.differs[key] || r.all):
 			fmt.Fprintf(r.out, "%s  %s  %-11s  %s instead of %s: %s\n", wallTime(rec), rec.Peer, c.Class, pathName(rec, c), pathName(rec, logged), c.Reason(rec.Now))
@@ -169,6 +232,12 @@ func (r *replay) compare(rec *pathsel.Record) {
 }
 
 func (r *replay) summary() error {
+	if r.cut > 0 {
+		fmt.Fprintf(r.out, "%d lines were cut short, and left out\n", r.cut)
+	}
+	if r.versions > 0 {
+		fmt.Fprintf(r.out, "%d records of another version were left out\n", r.versions)
+	}
 	if r.policy != nil {
 		fmt.Fprintf(r.out, "%d decisions\n", r.records)
 		for i := range r.apart {

@@ -12,7 +12,8 @@ import (
 )
 
 // decisions writes the decision log of two paths over a minute to the named file: a has the shorter way, is 80 ms slower
-// from 20 s on, and b is silent from 40 s on. With --break it spoils the second record of the file instead.
+// from 20 s on, and b is silent from 40 s on. With --break it spoils the second record of the file instead, and with --cut
+// it copies the first file named to the second, without the end.
 func decisions() {
 	file := os.Args[len(os.Args)-1]
 	if os.Args[1] == "--break" {
@@ -21,6 +22,12 @@ func decisions() {
 		lines := strings.SplitAfter(string(data), "\n")
 		lines[1] = strings.ReplaceAll(lines[1], `"ok":true`, `"ok":false`)
 		check(os.WriteFile(file, []byte(strings.Join(lines, "")), 0o644))
+		return
+	}
+	if os.Args[1] == "--cut" {
+		data, err := os.ReadFile(os.Args[2])
+		check(err)
+		check(os.WriteFile(file, data[:len(data)-100], 0o644))
 		return
 	}
 	const ms = time.Millisecond

@@ -34,7 +34,9 @@ type Event struct {
 type Events struct {
 	Node string `json:"node"`
 	// Missed is how many after SEQ were forgotten already.
-	Missed uint64  `json:"missed,omitempty"`
+	Missed uint64 `json:"missed,omitempty"`
+	// Life tells the lives of a node apart, each of which counts its events anew; 0: there are none.
+	Life   int64   `json:"life,omitempty"`
 	Last   uint64  `json:"last"` // the number to ask after next time
 	Events []Event `json:"events"`
 }
@@ -46,6 +48,7 @@ const MaxEvents = 1000
 type EventLog struct {
 	mu     sync.Mutex
 	last   uint64
+	life   int64   // when the first one came
 	events []Event // a ring once it is full: the event of number n is at (n-1) % MaxEvents
 	moves  map[[2]string]uint64
 }
@@ -57,7 +60,9 @@ func (l *EventLog) Add(e Event) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.last++
+	if l.last++; l.last == 1 {
+		l.life = time.Now().UnixNano()
+	}
 	e.Seq = l.last
 	if e.Kind == EventMove && e.From != "" && e.Path != "" {
 		if l.moves == nil {
@@ -80,7 +85,7 @@ func (l *EventLog) After(seq uint64) Events {
 	if seq > l.last {
 		seq = 0
 	}
-	out := Events{Last: l.last, Events: []Event{}}
+	out := Events{Last: l.last, Life: l.life, Events: []Event{}}
 	first := l.last - uint64(len(l.events)) // the number before the oldest one kept
 	if seq < first {
 		out.Missed, seq = first-seq, first

@@ -68,11 +68,14 @@ func (x *Explanation) flow(b *strings.Builder, f *ExplainedFlow) {
 	if c := f.Choice; c != nil {
 		for i, o := range c.Candidates {
 			name, mark := "", ""
+			if o.Assumed {
+				mark = ", " + rateUnknown
+			}
 			if i == 0 {
 				name = "candidates"
 			}
 			if o.Path == c.Path {
-				mark = ", where " + c.Class + " is since " + age(x.Taken.Sub(c.Since))
+				mark += ", where " + c.Class + " is since " + age(x.Taken.Sub(c.Since))
 			}
 			row(name, "%s  %s  %s%s", o.Path, scored(o.Score, c.Unit), o.State, mark)
 		}

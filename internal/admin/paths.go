@@ -90,6 +90,8 @@ type Candidate struct {
 	Path  string  `json:"path"`
 	State string  `json:"state"`
 	Score float64 `json:"score"`
+	// Assumed: the path's capacity is not known, and the score counts that of the others.
+	Assumed bool `json:"assumed,omitempty"`
 }
 
 // Clock ties package pathsel's time to the wall's: Wall and Now are the same moment.
@@ -135,7 +137,7 @@ func NewClassChoice(clock Clock, c *pathsel.Choice, pathName func(id uint8) stri
 		}
 	}
 	for _, o := range c.Order {
-		out.Candidates = append(out.Candidates, Candidate{Path: o.Name, State: o.State.String(), Score: o.Score})
+		out.Candidates = append(out.Candidates, Candidate{Path: o.Name, State: o.State.String(), Score: o.Score, Assumed: o.Assumed})
 	}
 	if len(out.Candidates) > 0 {
 		out.Next = out.Candidates[0].Path

@@ -32,7 +32,7 @@ func twoPaths() (Clock, []pathsel.PathState, pathsel.Decision, pathsel.Decision)
 			Out:  pathsel.Direction{Loss: 0.001, Now: 0.001, Packets: 1200, Burst: 1.5, Delay: delay(91 * time.Millisecond)},
 			Back: pathsel.Direction{Loss: 0.002, Now: 0.002, Packets: 1200, Burst: 1, Delay: delay(89 * time.Millisecond)}, RateBitsPerSec: 12_000_000, CapacityBitsPerSec: 47_000_000,
 		},
-		{ID: 2, Name: "cu-cu", State: pathsel.StateUp, Since: s, Heard: 59990 * time.Millisecond, RTT: delay(300 * time.Millisecond), Out: pathsel.Direction{Delay: delay(150 * time.Millisecond)}, Back: pathsel.Direction{Delay: delay(150 * time.Millisecond)}},
+		{ID: 2, Name: "cu-cu", State: pathsel.StateUp, Since: s, Heard: 59990 * time.Millisecond, RTT: delay(300 * time.Millisecond), Out: pathsel.Direction{Delay: delay(150 * time.Millisecond)}, Back: pathsel.Direction{Delay: delay(150 * time.Millisecond)}, CapacityBitsPerSec: 20_000_000},
 		{ID: 3, Name: "cm-cm", State: pathsel.StateDown, Why: "no reply yet"},
 	}
 	policy := pathsel.DefaultPolicy()
@@ -88,8 +88,11 @@ func TestEventLog(t *testing.T) {
 		{Seq: 5, At: noon, Kind: EventMove, Peer: "fra", Path: "cu-cu", From: "ct-ct", Class: "interactive", Text: after.Classes[1].Reason(after.At)},
 		{Seq: 6, At: noon.Add(-10 * time.Second), Kind: EventPath, Peer: "fra", Path: "ct-ct", From: "up", State: "brownout", Text: "ct-ct is brownout, was up: loss rose to 20 %"},
 	}
-	if diff := cmp.Diff(Events{Last: 6, Events: want}, got); diff != "" {
+	if diff := cmp.Diff(Events{Last: 6, Life: got.Life, Events: want}, got); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
+	}
+	if got.Life == 0 {
+		t.Error("no life")
 	}
 	if first := l.After(0).Events[0]; first.Path != "ct-ct" || first.From != "" {
 		t.Errorf("the first choice: %+v", first)

@@ -295,13 +295,23 @@ func wrapped(line, indent string, columns int) string {
 	return b.String() + line + "\n"
 }
 
+// rateUnknown is said of a score that counts an assumed capacity.
+const rateUnknown = "rate unknown"
+
 // candidates are a class's paths with their scores, in the order they are used: "cu-cu R 90.0, ct-ct R 41.0 (brownout)".
 func candidates(c *ClassChoice) string {
 	parts := make([]string, len(c.Candidates))
 	for i, x := range c.Candidates {
 		parts[i] = x.Path + " " + scored(x.Score, c.Unit)
+		var notes []string
 		if x.State != PathUp {
-			parts[i] += " (" + x.State + ")"
+			notes = append(notes, x.State)
+		}
+		if x.Assumed {
+			notes = append(notes, rateUnknown)
+		}
+		if notes != nil {
+			parts[i] += " (" + strings.Join(notes, ", ") + ")"
 		}
 	}
 	return strings.Join(parts, ", ")

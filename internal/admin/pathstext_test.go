@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/landbridge/landbridge/pathsel"
 )
 
 // border is twoPaths as a node shows it, with names that a hostile peer might choose.
@@ -15,6 +17,21 @@ func border() Paths {
 	return Paths{
 		Node: "sha", Role: "gateway", Taken: noon, Lost: []string{"no XDP on cm0\x1b[2J"}, Peers: []PeerPaths{NewPeerPaths("fra", "gateway", clock, states, &after), {Name: "plant", Kind: "agent"}},
 		Verdicts: map[string]map[string]uint64{"guard": {"passed": 2, "dropped": 9, "never": 0}, "classifier": {"denied": 0}},
+	}
+}
+
+// TestRateUnknown: a score that counts an assumed capacity says so.
+func TestRateUnknown(t *testing.T) {
+	clock, states, _, _ := twoPaths()
+	states[1].CapacityBitsPerSec = 0
+	policy := pathsel.DefaultPolicy()
+	c := NewClassChoice(clock, &pathsel.Select(clock.Now, states, &policy, nil).Classes[pathsel.Bulk], func(uint8) string { return "x" })
+	if got, want := candidates(&c), "cu-cu 1015 ms (rate unknown), ct-ct 1430 ms (brownout)"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	c = NewClassChoice(clock, &pathsel.Select(clock.Now, states, &policy, nil).Classes[pathsel.Interactive], func(uint8) string { return "x" })
+	if got := candidates(&c); strings.Contains(got, rateUnknown) {
+		t.Errorf("interactive, which counts no rate: %s", got)
 	}
 }
 
@@ -30,7 +47,7 @@ func TestPathsText(t *testing.T) {
 gateway fra
    path     state  rtt ms    p95  jitter  loss out  back  burst  Mbit/s  capacity  heard
   ct-ct  brownout   181.0  185.0     1.5     20.0%  0.2%    1.5    12.0      47.0  20 ms  loss rose to 20 %
-  cu-cu        up   301.0  305.0     1.5      0.0%  0.0%    0.0     0.0         -  10 ms
+  cu-cu        up   301.0  305.0     1.5      0.0%  0.0%    0.0     0.0      20.0  10 ms
   cm-cm      down       -      -       -         -     -      -       -         -  never  no reply yet
 
   realtime     cu-cu  for 5s   cu-cu R 89.0, ct-ct R 41.0 (brownout)

@@ -44,7 +44,8 @@ type carriers struct {
 	attached map[string]carrierNIC
 	peers    map[string]*carrierPeer
 	guard    bpf.Guard
-	lost     map[string]string // by uplink: what is not there, and why
+	lost     map[string]string       // by uplink: what is not there, and why
+	moving   map[string][]netip.Addr // by peer: addresses that an agent was heard from
 }
 
 type carrierNIC struct {
@@ -81,7 +82,7 @@ func startCarriers(cfg *config.NodeConfig, k *kernel, log *slog.Logger) (c *carr
 		return lose(err)
 	}
 	c = &carriers{
-		log: log, prog: prog, kernel: k, attached: map[string]carrierNIC{}, peers: map[string]*carrierPeer{}, lost: map[string]string{},
+		log: log, prog: prog, kernel: k, attached: map[string]carrierNIC{}, peers: map[string]*carrierPeer{}, lost: map[string]string{}, moving: map[string][]netip.Addr{},
 	}
 	for _, u := range cfg.Uplinks {
 		if port := probePort(u.Address.Port()); c.port == 0 {
@@ -242,6 +243,7 @@ func (c *carriers) forget(peer string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.peers, peer)
+	delete(c.moving, peer)
 	if err := errors.Join(c.writeSessions(), c.write()); err != nil {
 		c.log.Error("carriers' programs keep what is gone", "peer", peer, "err", err)
 	}
@@ -318,11 +320,35 @@ func (c *carriers) setGuard(cfg *config.NodeConfig) error {
 	if err != nil {
 		return err
 	}
+	for _, addrs := range c.moving {
+		for _, a := range addrs {
+			if !slices.Contains(g.Peers, a) && len(g.Peers) < bpf.MaxPeers {
+				g.Peers = append(g.Peers, a)
+			}
+		}
+	}
 	if err := c.prog.SetGuard(g); err != nil {
 		return err
 	}
 	c.guard = g
 	return nil
+}
+
+// heardFrom lets in what comes from where an agent is now, without the limit for strangers. An address that it left stays
+// known until the guard is set the next time.
+func (c *carriers) heardFrom(peer string, addrs []netip.Addr) {
+	if c == nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.moving[peer] = addrs
+	for _, a := range addrs {
+		if err := c.prog.AddPeer(a); err != nil {
+			c.log.Warn("guard takes an agent's address for a stranger's", "peer", peer, "err", err)
+			return
+		}
+	}
 }
 
 // Ports of DHCP clients (RFC 2131 section 4.1, RFC 8415 section 7.2).
@@ -336,6 +362,9 @@ func guardOf(cfg *config.NodeConfig) (bpf.Guard, error) {
 		if port := u.Address.Port(); port != 0 {
 			g.BondPorts = append(g.BondPorts, port)
 			if p := probePort(port); p != 0 {
+				g.BondPorts = append(g.BondPorts, p)
+			}
+			if p := agentPort(port); p != 0 && agentsOn(cfg, u.Name) {
 				g.BondPorts = append(g.BondPorts, p)
 			}
 		} else {
@@ -385,6 +414,13 @@ func guardOf(cfg *config.NodeConfig) (bpf.Guard, error) {
 		return g, fmt.Errorf("guard: %d inbound entries, of its list and of direct rules; allowed %d", len(g.Allow), bpf.MaxInbound)
 	}
 	return g, nil
+}
+
+// agentsOn tells whether agents come in on an uplink.
+func agentsOn(cfg *config.NodeConfig, uplink string) bool {
+	return slices.ContainsFunc(cfg.Peers, func(p config.Peer) bool {
+		return p.Kind == config.PeerAgent && slices.Contains(p.Uplinks, uplink)
+	})
 }
 
 // lostText says what is missing on which uplinks.

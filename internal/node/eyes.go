@@ -7,6 +7,7 @@ import (
 
 	"github.com/landbridge/landbridge/bpf"
 	"github.com/landbridge/landbridge/internal/admin"
+	"github.com/landbridge/landbridge/internal/config"
 	"github.com/landbridge/landbridge/pathsel/probe"
 )
 
@@ -27,6 +28,9 @@ func (n *Node) Paths() admin.Paths {
 			continue // nothing is known but what the status says
 		}
 		_, states, d := p.snapshot()
+		if len(states) == 0 && p.cfg.Kind == config.PeerAgent {
+			continue // it is not there
+		}
 		pp := admin.NewPeerPaths(p.cfg.Name, p.cfg.Kind.String(), c, states, d)
 		for i := range pp.Paths {
 			pp.Paths[i].Probe = admin.ProbeUser

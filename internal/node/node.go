@@ -16,6 +16,7 @@ import (
 	"github.com/landbridge/landbridge/internal/config"
 	"github.com/landbridge/landbridge/internal/hint"
 	"github.com/landbridge/landbridge/internal/identity"
+	"github.com/landbridge/landbridge/internal/journal"
 	"github.com/landbridge/landbridge/pathsel/probe"
 	"github.com/landbridge/landbridge/tunnel"
 	"github.com/landbridge/landbridge/tunnel/bond"
@@ -30,6 +31,8 @@ type Options struct {
 	// ListenProbe opens a socket for probes on an uplink, port 0 being any; nil: UDP, or with a Listen of one's own none, so
 	// that nothing is probed.
 	ListenProbe func(config.NodeUplink, uint16) (probe.Conn, error)
+	// Decisions is where the log of decisions is kept, besides in memory; without a Dir nowhere. Its Name is the node's.
+	Decisions journal.Config
 	// NoCapture leaves the LAN interfaces alone: flows come through Handle and the proxies.
 	NoCapture           bool
 	SOCKS5, HTTPConnect string // addresses to listen on; "" is none
@@ -116,14 +119,19 @@ func Start(ctx context.Context, cfg *config.NodeConfig, opts Options) (_ *Node, 
 			return nil, err
 		}
 	}
-	n.watch = newWatch(ctx, &n.wg, cfg, opts.ListenProbe, n.kernel, n.carriers, opts.Log)
+	n.watch = newWatch(ctx, &n.wg, cfg, opts.Role, opts.ListenProbe, n.kernel, n.carriers, opts.Log)
+	if opts.Decisions.Dir != "" {
+		if n.watch.disk, err = openDecisions(cfg.Name, opts.Decisions, opts.Log); err != nil {
+			return nil, err
+		}
+	}
 	dial := opts.Dial
 	if dial == nil {
 		dial = n.dial
 	}
 	n.tunnel, err = tunnel.New(tunnel.Config{
 		Name: cfg.Name, Version: cli.Version(), Key: opts.Key, Router: newRouter(cfg), Dial: dial, OnRoutes: n.onRoutes,
-		Logger: opts.Log, ElephantBytes: min(cfg.Policy.ElephantBytes, tunnel.MaxElephantBytes),
+		Logger: opts.Log, ElephantBytes: elephantBytes(cfg),
 	})
 	if err != nil {
 		return nil, err
@@ -147,6 +155,11 @@ func Start(ctx context.Context, cfg *config.NodeConfig, opts Options) (_ *Node, 
 	n.wg.Go(func() { n.watchUplinks(ctx) })
 	n.wg.Go(func() { n.watchPeers(ctx, connectPatience) })
 	return n, nil
+}
+
+// elephantBytes is what the tunnel can do of the policy.
+func elephantBytes(cfg *config.NodeConfig) int64 {
+	return min(cfg.Policy.ElephantBytes, tunnel.MaxElephantBytes)
 }
 
 // config returns the configuration in force.
@@ -297,6 +310,9 @@ func (n *Node) Close() error {
 	n.mu.Unlock()
 	if e != nil {
 		errs = append(errs, e.close())
+	}
+	if n.watch != nil && n.watch.disk != nil {
+		errs = append(errs, n.watch.disk.Close())
 	}
 	if n.tunnel != nil {
 		errs = append(errs, n.tunnel.Close())

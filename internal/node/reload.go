@@ -77,7 +77,7 @@ func (n *Node) apply(cfg *config.NodeConfig) error {
 		n.tunnel.RemovePeer(p.cfg.Name)
 		p.bond.Close()
 	}
-	var errs []error
+	errs := []error{n.tunnel.SetElephantBytes(elephantBytes(cfg))}
 	for _, p := range cfg.Peers {
 		n.mu.Lock()
 		old := n.peers[p.Name]

@@ -19,6 +19,7 @@ import (
 	"github.com/landbridge/landbridge/internal/config"
 	"github.com/landbridge/landbridge/internal/hint"
 	"github.com/landbridge/landbridge/internal/identity"
+	"github.com/landbridge/landbridge/internal/journal"
 )
 
 // Roles of a node.
@@ -28,13 +29,13 @@ const (
 )
 
 // RunGateway runs the named gateway of a fleet document until ctx ends. socket "" is the default.
-func RunGateway(ctx context.Context, fleetPath, name, keyPath, socket string, log *slog.Logger) error {
+func RunGateway(ctx context.Context, fleetPath, name, keyPath, socket string, decisions journal.Config, log *slog.Logger) error {
 	key, err := identity.Load(keyPath)
 	if err != nil {
 		return cli.Usage(err)
 	}
 	load := func() (*config.NodeConfig, Options, error) {
-		opts := Options{Role: RoleGateway, Key: key, Log: log}
+		opts := Options{Role: RoleGateway, Key: key, Log: log, Decisions: decisions}
 		fleet, err := config.Load(fleetPath)
 		if err != nil {
 			return nil, opts, err
@@ -53,9 +54,9 @@ func RunGateway(ctx context.Context, fleetPath, name, keyPath, socket string, lo
 }
 
 // RunAgent runs the agent of a file until ctx ends. socket "" is the default.
-func RunAgent(ctx context.Context, path, socket string, log *slog.Logger) error {
+func RunAgent(ctx context.Context, path, socket string, decisions journal.Config, log *slog.Logger) error {
 	load := func() (*config.NodeConfig, Options, error) {
-		opts := Options{Role: RoleAgent, Log: log}
+		opts := Options{Role: RoleAgent, Log: log, Decisions: decisions}
 		file, err := config.LoadAgent(path)
 		if err != nil {
 			return nil, opts, err

@@ -40,7 +40,7 @@ type Path struct {
 	Key    *stamp.Key     // nil for a foreign reflector
 }
 
-// Config of a Runner. OnSent and OnEvent are called one at a time, from several goroutines, and must neither block nor
+// Config of a Runner. OnSent, OnEvent and OnProbe are called one at a time, from several goroutines, and must neither block nor
 // call the runner.
 type Config struct {
 	Interval time.Duration                            // between two probes of a path; 0 is stamp.DefaultInterval
@@ -48,6 +48,8 @@ type Config struct {
 	OnSent   func(now time.Duration, id uint8)        // a probe left
 	OnEvent  func(ev *stamp.Event)                    // something was learned
 	OnError  func(uplink string, id uint8, err error) // a probe could not be sent; may be nil
+	// OnProbe is told of each authentic, fresh probe that was answered, and where it came from; may be nil.
+	OnProbe func(uplink string, key uint32, from netip.AddrPort)
 }
 
 // Runner probes paths and answers probes. Safe for concurrent use.
@@ -100,14 +102,19 @@ func (r *Runner) SetUplink(name string, c Conn) error {
 	return nil
 }
 
-// AddPath probes one more path from now on.
+// AddPath probes one more path from now on. One that is there under the same key goes on where it was, from the uplink and
+// to the address it has now: its reflector has seen the numbers before.
 func (r *Runner) AddPath(p Path) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.uplinks[p.Uplink] == nil {
 		return fmt.Errorf("path %d: uplink %s has no probe socket", p.ID, p.Uplink)
 	}
+	old, there := r.paths[p.ID]
 	r.paths[p.ID] = p
+	if there && old.Key != nil && p.Key != nil && *old.Key == *p.Key {
+		return nil
+	}
 	r.sender.AddPath(r.cfg.Clock(), p.ID, p.Key)
 	r.nudge()
 	return nil
@@ -119,6 +126,14 @@ func (r *Runner) RemovePath(id uint8) {
 	defer r.mu.Unlock()
 	delete(r.paths, id)
 	r.sender.RemovePath(id)
+}
+
+// Pace changes the interval between a path's probes; 0 is that of the configuration.
+func (r *Runner) Pace(id uint8, interval time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.sender.Pace(r.cfg.Clock(), id, interval)
+	r.nudge()
 }
 
 // Boost probes a path at stamp.BoostInterval until then.
@@ -232,13 +247,15 @@ func (r *Runner) read(u *uplink) {
 			if errors.Is(err, net.ErrClosed) || r.ended() {
 				return
 			}
-			// An ICMP error of an earlier probe; what it says shows as loss.
-			time.Sleep(time.Millisecond)
+			pauseAfterError()
 			continue
 		}
 		reply = r.datagram(u, buf[:n], ttl, from, now, reply[:0])
 	}
 }
+
+// pauseAfterError is after an ICMP error of an earlier probe; what it says shows as loss.
+func pauseAfterError() { time.Sleep(time.Millisecond) }
 
 func (r *Runner) ended() bool {
 	r.mu.Lock()
@@ -256,6 +273,9 @@ func (r *Runner) datagram(u *uplink, b []byte, ttl uint8, from netip.AddrPort, n
 		return reply
 	}
 	reply, err := r.reflector.Reflect(reply, b, ttl, now, r.cfg.Clock())
+	if key, ours := stamp.KeyID(b); err == nil && ours && r.cfg.OnProbe != nil {
+		r.cfg.OnProbe(u.name, key, from)
+	}
 	r.mu.Unlock()
 	if err == nil {
 		_, _ = u.conn.WriteToUDPAddrPort(reply, from) // a lost reply is a lost reply

@@ -117,8 +117,15 @@ func TestBoostAndRemove(t *testing.T) {
 		time.Sleep(time.Second)
 		a.Boost(5, 2*time.Second)
 		time.Sleep(time.Second)
-		if la.mu.Lock(); la.sent < 215 || la.sent > 225 {
-			t.Errorf("%d probes, want 220", la.sent)
+		if la.mu.Lock(); la.sent < 415 || la.sent > 425 {
+			t.Errorf("%d probes, want 420", la.sent)
+		}
+		boosted := la.sent
+		la.mu.Unlock()
+		a.Pace(5, 25*time.Millisecond)
+		time.Sleep(time.Second)
+		if la.mu.Lock(); la.sent-boosted < 39 || la.sent-boosted > 41 {
+			t.Errorf("%d probes in a second, want 40", la.sent-boosted)
 		}
 		sent := la.sent
 		la.mu.Unlock()

@@ -133,6 +133,14 @@ func hasTLV(b []byte, direction uint32) bool {
 func IsProbe(b []byte) bool { return hasTLV(b, directionProbe) }
 func IsReply(b []byte) bool { return hasTLV(b, directionReply) }
 
+// KeyID is the key that a datagram with our TLV names.
+func KeyID(b []byte) (id uint32, ok bool) {
+	if !IsProbe(b) && !IsReply(b) {
+		return 0, false
+	}
+	return binary.BigEndian.Uint32(b[48:]), true
+}
+
 // ParseProbe reads a probe that carries our TLV and checks its tag. key returns the key with an id, or nil.
 func ParseProbe(b []byte, key func(id uint32) *Key) (Probe, error) {
 	if len(b) != Len {

@@ -9,7 +9,7 @@ const (
 	// DefaultInterval is 20 probes a second: 17 kbit/s a path with all headers.
 	DefaultInterval = 50 * time.Millisecond
 	// BoostInterval is the pace at which a path is looked at more closely (Sender.Boost).
-	BoostInterval = 5 * time.Millisecond
+	BoostInterval = 2500 * time.Microsecond
 	minInterval   = BoostInterval
 	maxInterval   = 10 * time.Second
 	// lossTimeout is when a probe without reply is lost though nothing came after it: beyond any usable round trip.
@@ -17,7 +17,7 @@ const (
 	// reorderWait is how long a probe is waited for after a later one was answered. Carriers reorder by less.
 	reorderWait = 25 * time.Millisecond
 	// ringSize bounds the probes of a path in flight: lossTimeout at BoostInterval, and a power of two.
-	ringSize = 512
+	ringSize = 1024
 	// maxDebt bounds how far the counts of reordered replies may be off before the reflector is taken for a new one.
 	maxDebt = 64
 )
@@ -75,6 +75,7 @@ type Sender struct {
 type senderPath struct {
 	id         uint8
 	key        *Key
+	interval   time.Duration
 	due        time.Duration
 	boostUntil time.Duration
 
@@ -98,7 +99,7 @@ type flying struct {
 	answered bool
 }
 
-// NewSender makes a sender without paths. Interval 0 is DefaultInterval; others are held to 5 ms to 10 s.
+// NewSender makes a sender without paths. Interval 0 is DefaultInterval; others are held to 2.5 ms to 10 s.
 func NewSender(interval time.Duration) *Sender {
 	if interval == 0 {
 		interval = DefaultInterval
@@ -114,7 +115,7 @@ func (s *Sender) AddPath(now time.Duration, id uint8, key *Key) {
 	}
 	// Paths take turns within an interval, so that no NIC and no peer sees bursts.
 	phase := s.interval * time.Duration(len(s.ids)-1) / time.Duration(len(s.ids))
-	s.paths[id] = &senderPath{id: id, key: key, due: now + phase}
+	s.paths[id] = &senderPath{id: id, key: key, interval: s.interval, due: now + phase}
 	if key != nil {
 		s.keys[key.ID] = key
 	}
@@ -137,7 +138,19 @@ func (s *Sender) RemovePath(id uint8) {
 	}
 }
 
-// Boost probes a path every 5 ms until then. A path whose figures look wrong is decided upon ten times as fast.
+// Pace changes the interval between a path's probes, within the same limits; 0 is the sender's.
+func (s *Sender) Pace(now time.Duration, id uint8, interval time.Duration) {
+	p := s.paths[id]
+	if p == nil {
+		return
+	}
+	if p.interval = s.interval; interval != 0 {
+		p.interval = min(max(interval, minInterval), maxInterval)
+	}
+	p.due = min(p.due, now+p.interval)
+}
+
+// Boost probes a path every 2.5 ms until then. A path whose figures look wrong is decided upon as much faster.
 func (s *Sender) Boost(now time.Duration, id uint8, until time.Duration) {
 	p := s.paths[id]
 	if p == nil {
@@ -170,7 +183,7 @@ func (s *Sender) Due(now time.Duration, dst []byte) (path uint8, packet []byte, 
 		if p.due > now {
 			continue
 		}
-		interval := s.interval
+		interval := p.interval
 		if now < p.boostUntil {
 			interval = min(interval, BoostInterval)
 		}

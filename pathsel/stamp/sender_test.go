@@ -285,8 +285,8 @@ func TestSchedule(t *testing.T) {
 	}
 	s.Boost(1000*ms, 2, 1500*ms)
 	step(1999 * ms)
-	if n := len(sent[2]); n < 128 || n > 131 {
-		t.Errorf("boosted for half a second: %d probes in all, want 130", n)
+	if n := len(sent[2]); n < 228 || n > 231 {
+		t.Errorf("boosted for half a second: %d probes in all, want 230", n)
 	}
 	s.RemovePath(1)
 	before := len(sent[1])

@@ -22,6 +22,7 @@ type Stats struct {
 // PathStats is a snapshot of a path. Counters start with the bond.
 type PathStats struct {
 	ID            uint8 // on the wire, in what we send
+	Peer          int   // the peer's number of it; -1: it has sent nothing here
 	Name          string
 	Uplink        string
 	Local, Remote netip.AddrPort
@@ -39,13 +40,15 @@ type PathStats struct {
 	// Filling: our rate controller looks for the path's rate, or drains the queue that made, so that delay and loss to
 	// the peer are its own doing. FillingIn is the same of the peer's controller, and of what comes from there.
 	Filling, FillingIn bool
-	Sent, Lost         uint64 // datagrams
-	Repairs            uint64 // of Sent: FEC repair symbols
-	Resent             uint64 // of Sent: packets sent before
-	SentBytes          uint64 // with Ethernet, IP and UDP headers
-	Received           uint64
-	ReceivedBytes      uint64
-	MTU                int // largest IP packet that is known to arrive; 0: not known yet
+	// Limiting: Bandwidth is what the path carries. Otherwise there was not enough to send lately to tell.
+	Limiting      bool
+	Sent, Lost    uint64 // datagrams
+	Repairs       uint64 // of Sent: FEC repair symbols
+	Resent        uint64 // of Sent: packets sent before
+	SentBytes     uint64 // with Ethernet, IP and UDP headers
+	Received      uint64
+	ReceivedBytes uint64
+	MTU           int // largest IP packet that is known to arrive; 0: not known yet
 	// Out and In are what came of the datagrams of this session, both ways: not Sent and Received, which count datagrams
 	// under way and whole lives.
 	Out, In Fates
@@ -84,9 +87,9 @@ func (b *Bond) Stats() Stats {
 			continue
 		}
 		ps := PathStats{
-			ID: p.id, Out: p.fates, Name: p.name, Uplink: p.uplink.name, Local: p.uplink.socket().LocalAddr(), Remote: p.remote, State: p.state, RTT: p.rtt,
+			ID: p.id, Peer: -1, Out: p.fates, Name: p.name, Uplink: p.uplink.name, Local: p.uplink.socket().LocalAddr(), Remote: p.remote, State: p.state, RTT: p.rtt,
 			Loss: p.lossShort, LossFloor: p.ctrl.LossFloor(), Bandwidth: p.ctrl.Bandwidth(), Queue: p.ctrl.QueueDelay(),
-			Controller: p.ctrl.State(), Filling: p.ctrl.Filling(), Pacing: p.ctrl.PacingRate(), InFlight: p.inflight, ExtraDelay: p.ctrl.ExtraDelay(),
+			Controller: p.ctrl.State(), Filling: p.ctrl.Filling(), Limiting: p.ctrl.Limiting(), Pacing: p.ctrl.PacingRate(), InFlight: p.inflight, ExtraDelay: p.ctrl.ExtraDelay(),
 			Sent: p.sent, Lost: p.lost, Repairs: p.repairs, Resent: p.resent, SentBytes: p.sentBytes,
 			Received: p.recv, ReceivedBytes: p.recvBytes,
 		}
@@ -100,6 +103,7 @@ func (b *Bond) Stats() Stats {
 				if rx != nil && rx.pair == p {
 					ps.LossIn = max(ps.LossIn, min(rx.lossShort, 1))
 					ps.In = rx.fates()
+					ps.Peer = int(rx.id)
 					ps.FillingIn = rx.filling
 				}
 			}

@@ -25,6 +25,9 @@ func (c *Controller) State() string {
 	return stateNames[c.state]
 }
 
+// Limiting tells that the path held the sender up of late, and so shows what it carries.
+func (c *Controller) Limiting() bool { return c.fed }
+
 // Filling tells that the queue is of the controller's own making: it looks for the rate, with enough to send for that, or
 // drains what that left behind or what stood when the rate fell.
 func (c *Controller) Filling() bool { return c.state == startup && c.fed || c.state == drain }

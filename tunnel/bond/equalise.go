@@ -89,12 +89,6 @@ func (s *Session) measure(at stamp) {
 		return
 	}
 	s.nextMeasure = at + us(measureEvery)
-	fast := time.Duration(0)
-	for _, p := range s.b.paths {
-		if p.usable() && !s.leftOut(p) && (fast == 0 || p.rttMin < fast) {
-			fast = p.rttMin
-		}
-	}
 	var losses float64 // a second
 	for _, p := range s.rx {
 		if p == nil || at-p.lastAt > us(activeFor) {
@@ -103,7 +97,7 @@ func (s *Session) measure(at stamp) {
 		p.measure(at)
 		losses += p.lossShare * p.peak
 	}
-	s.repairMost = min(fast+repairTime, repairCap)
+	s.repairMost = min(s.fastest()+repairTime, repairCap)
 	s.repairAbove = 0
 	if losses > 0 {
 		s.repairAbove = max(0, s.repairMost-time.Duration(holesWanted/losses*float64(time.Second)))

@@ -152,7 +152,7 @@ func (l *laneRx) repair(now stamp, first uint64, n int, key uint32, symbol []byt
 func (l *laneRx) putRecovered(now stamp) {
 	for i := range l.rec {
 		p := &l.rec[i]
-		if l.put(now, p.Seq, p.Payload, l.sentAbout(p.Seq)) {
+		if l.put(now, p.Seq, p.Payload, l.sentAbout(p.Seq, l.newest)) {
 			l.recovered++
 		}
 		p.Payload = nil
@@ -160,14 +160,15 @@ func (l *laneRx) putRecovered(now stamp) {
 }
 
 // sentAbout is when a packet was first sent of which only a repair or a repetition came: as the next packet known, or
-// the newest of the lane. It must not be handed over early: one short round trip sample would end QUIC's slow start.
-func (l *laneRx) sentAbout(seq uint64) stamp {
+// last, the latest that it can have been. It must not be handed over early: one short round trip sample would end QUIC's
+// slow start.
+func (l *laneRx) sentAbout(seq uint64, last stamp) stamp {
 	for s := max(seq+1, l.scan); s < l.high && s < seq+64; s++ {
 		if q := l.slot(s); q.state == slotHeld {
 			return q.due - stamp(l.common)
 		}
 	}
-	return l.newest
+	return last
 }
 
 // put stores a packet in its slot unless it is there already or outside the window.

@@ -183,6 +183,16 @@ func (s *Session) rate() (bitsPerSec int64) {
 	return bitsPerSec
 }
 
+// fastest is the shortest base round trip of the paths that carry bulk, 0 before any is known. Called with mu held.
+func (s *Session) fastest() (rtt time.Duration) {
+	for _, p := range s.b.paths {
+		if p.usable() && !s.leftOut(p) && (rtt == 0 || p.rttMin < rtt) {
+			rtt = p.rttMin
+		}
+	}
+	return rtt
+}
+
 // slowest is the longest base round trip of the paths that carry bulk. Called with mu held.
 func (s *Session) slowest() time.Duration {
 	var rtt time.Duration
@@ -350,7 +360,8 @@ func (s *Session) accept(now time.Time, at stamp, u *uplink, addr netip.AddrPort
 		}
 		seq, sent := extend24(h.laneSeq, l.rx.high), at-stamp(owd)
 		if h.aux&auxAgain != 0 {
-			sent = l.rx.sentAbout(seq)
+			// Of the lane's last packet no later one tells; a loss is known after a round trip at the earliest.
+			sent = l.rx.sentAbout(seq, max(l.rx.newest, sent-us(s.fastest())))
 		}
 		l.rx.source(at, seq, body, sent)
 		l.touched = true

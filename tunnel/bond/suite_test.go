@@ -328,6 +328,60 @@ func (r *simRun) settled() {
 // simQuiet is how long the last repetitions and acknowledgements of a run may take.
 const simQuiet = 2 * time.Second
 
+const (
+	// simGrown packets of congestion window within simGrowth show that a young lane is in slow start; it begins with 32.
+	simGrown  = 128
+	simGrowth = 5 * time.Second
+	// simLanes is how many lanes a run may try. About one of sixty on heavy carriers leaves slow start for good, because its
+	// handshake went so badly that a cut of QUIC's was real; the tunnel replaces such a lane too.
+	simLanes = 3
+)
+
+// growing opens a bulk lane whose window grows.
+func (r *simRun) growing(sa, sb *Session) *lanePair {
+	for try := 1; ; try++ {
+		p := r.w.lane(sa, sb, Bulk)
+		window := p.grow(r.t)
+		if window >= simGrown {
+			return p
+		}
+		if try == simLanes {
+			r.fault("young", "%d lanes one after the other stayed at a small window, the last at %d packets", try, window)
+			return p
+		}
+		r.t.Logf("lane %d stayed at a window of %d packets", try, window)
+		p.close()
+		time.Sleep(laneLinger)
+	}
+}
+
+// grow sends from b to a until the window is simGrown or simGrowth is over, and returns the window in packets.
+func (p *lanePair) grow(t testing.TB) (window uint64) {
+	s, err := p.cb.OpenUniStreamSync(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		r, err := p.ca.AcceptUniStream(t.Context())
+		if err == nil {
+			_, err = io.Copy(io.Discard, r)
+		}
+		done <- err
+	}()
+	for start := time.Now(); time.Since(start) < simGrowth && window < simGrown; {
+		if _, err := s.Write(make([]byte, 16<<10)); err != nil {
+			t.Fatal(err)
+		}
+		window = p.cb.ConnectionStats().CongestionWindow / uint64(quicConfig(p.lb).InitialPacketSize)
+	}
+	s.Close()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	return window
+}
+
 // runSim runs a scenario once, inside a bubble.
 func runSim(t testing.TB, c *simCase, seed uint64) simResult {
 	r := &simRun{t: t, c: c, done: make(chan struct{}), peaks: map[string]int{}}
@@ -336,7 +390,7 @@ func runSim(t testing.TB, c *simCase, seed uint64) simResult {
 	sa, sb := r.w.sessions()
 	<-sa.Started()
 	<-sb.Started()
-	r.lane = r.w.lane(sa, sb, Bulk)
+	r.lane = r.growing(sa, sb)
 	defer r.lane.close()
 	time.Sleep(simQuiet)
 	r.base = [2]quic.ConnectionStats{r.lane.ca.ConnectionStats(), r.lane.cb.ConnectionStats()}

@@ -107,13 +107,13 @@ func newLabRunCommand(name *string) *cobra.Command {
 		traceFile string
 	)
 	cmd := &cobra.Command{
-		Use:   "run SCENARIO --workload bulk|objects|mixed|calls",
+		Use:   "run SCENARIO --workload bulk|objects|mixed|calls|idle",
 		Short: "Bring a lab up, measure one workload, take it down",
 		Long: `Run brings a lab up, waits until the tunnel is warm, runs the workload and takes the lab down.
 
 bulk moves incompressible bytes in one TCP flow (--flows N for more) from the origin to the client, or the other way
 with --upload. objects asks for 32 KiB objects one after the other, two on a warm connection for each on a fresh one.
-mixed does both at once: objects beside a bulk flow that fills the border.
+mixed does both at once: objects beside a bulk flow that fills the border. idle does nothing: what the paths cost then.
 calls holds 20 G.711 calls of 50 packets a second each way, as direct flows that gateways put on the carrier that is best
 for realtime (with --no-agent), and with --via tcp-cubic over the plain routes of one carrier.
 --competitor runs one TCP flow between the gateways over one carrier beside the workload, and the result says how they

@@ -19,10 +19,11 @@ const (
 	WorkloadObjects = "objects"
 	WorkloadCalls   = "calls"
 	WorkloadMixed   = "mixed"
+	WorkloadIdle    = "idle"
 )
 
 // Workloads are all of them.
-var Workloads = []string{WorkloadBulk, WorkloadObjects, WorkloadMixed, WorkloadCalls}
+var Workloads = []string{WorkloadBulk, WorkloadObjects, WorkloadMixed, WorkloadCalls, WorkloadIdle}
 
 // maxWindow bounds a run: traces and samples are kept in memory.
 const maxWindow = time.Hour

@@ -260,6 +260,11 @@ func TestResultJSONHasTheAgreedFields(t *testing.T) {
 	if bulk.Failed() != "" {
 		t.Errorf("failed: %s", bulk.Failed())
 	}
+	idle := &Result{Workload: WorkloadIdle, Seconds: 10, SHA256OK: true}
+	idle.setWire(map[string]PathResult{"ct": {ToClient: 80_000, ToOrigin: 40_000, SentBytes: 120_000}})
+	if p := idle.Paths["ct"]; p.ToClientKbit != 64 || p.ToOriginKbit != 32 || idle.Failed() != "" {
+		t.Errorf("idle: %+v, failed %q", p, idle.Failed())
+	}
 	for name, spoil := range map[string]func(*Result){
 		"sum": func(r *Result) { r.SHA256OK = false }, "errors": func(r *Result) { r.Errors = []string{"x"} }, "nothing": func(r *Result) { r.PayloadBytes = 0 },
 	} {

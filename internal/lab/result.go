@@ -64,15 +64,19 @@ type Result struct {
 
 // PathResult is one carrier during a run, both directions added up, as the emulator counted them.
 type PathResult struct {
-	Sent       uint64  `json:"sent"`        // frames put on the wire
-	Lost       uint64  `json:"lost"`        // of those: lost on it, outages included
-	QueueDrops uint64  `json:"queue_drops"` // frames dropped before the wire because the queue was full
-	Policed    uint64  `json:"policed"`     // and because a policer had no token for them
-	SentBytes  uint64  `json:"sent_bytes"`
-	ToClient   uint64  `json:"to_client_bytes"` // of SentBytes
-	ToOrigin   uint64  `json:"to_origin_bytes"`
-	RTTMillis  float64 `json:"rtt_ms"` // as the tunnel sees it at the end; without a tunnel: the link's own
-	Share      float64 `json:"share"`  // of all bytes sent on the border
+	Sent       uint64 `json:"sent"`        // frames put on the wire
+	Lost       uint64 `json:"lost"`        // of those: lost on it, outages included
+	QueueDrops uint64 `json:"queue_drops"` // frames dropped before the wire because the queue was full
+	Policed    uint64 `json:"policed"`     // and because a policer had no token for them
+	SentBytes  uint64 `json:"sent_bytes"`
+	ToClient   uint64 `json:"to_client_bytes"` // of SentBytes
+	ToOrigin   uint64 `json:"to_origin_bytes"`
+	// The same a second: what an idle path costs.
+	ToClientKbit float64 `json:"to_client_kbit"`
+	ToOriginKbit float64 `json:"to_origin_kbit"`
+
+	RTTMillis float64 `json:"rtt_ms"` // as the tunnel sees it at the end; without a tunnel: the link's own
+	Share     float64 `json:"share"`  // of all bytes sent on the border
 }
 
 // ObjectFigures are the objects' part of a Result, of the objects and mixed workloads.
@@ -117,7 +121,7 @@ func (r *Result) Failed() string {
 		return "payload differs from what was sent"
 	case len(r.Errors) > 0:
 		return r.Errors[0]
-	case r.PayloadBytes == 0:
+	case r.PayloadBytes == 0 && r.Workload != WorkloadIdle:
 		return "no payload arrived"
 	}
 	return ""
@@ -209,6 +213,10 @@ func (r *Result) setWire(paths map[string]PathResult) {
 		if r.WireBytes > 0 {
 			p.Share = round(float64(p.SentBytes)/float64(r.WireBytes), 3)
 		}
+		if r.Seconds > 0 {
+			p.ToClientKbit = round(float64(p.ToClient)*8/1e3/r.Seconds, 1)
+			p.ToOriginKbit = round(float64(p.ToOrigin)*8/1e3/r.Seconds, 1)
+		}
 		r.Paths[name] = p
 	}
 	if r.PayloadBytes > 0 {
@@ -242,14 +250,14 @@ func (r *Result) WriteTable(w io.Writer) error {
 		behind = "client - sha"
 	}
 	row("run", "%s %s, seed %d, %.1f s, %s, %s", r.Scenario, r.Workload, r.Seed, r.Seconds, way, behind)
-	if r.CallFigures == nil {
+	if r.CallFigures == nil && r.Workload != WorkloadIdle {
 		row("goodput", "%.1f Mbit/s of %.1f possible (%.2f), first second %.1f", r.GoodputMbit, r.LimitMbit, r.OfLimit, r.FirstSecondMbit)
 	}
 	if r.Flows > 1 {
 		row("flows", "%d, Jain index %.3f", r.Flows, r.Jain)
 	}
 	o, c := r.ObjectFigures, r.CallFigures
-	if c == nil && (o == nil || r.Workload == WorkloadMixed) {
+	if c == nil && (o == nil || r.Workload == WorkloadMixed) && r.Workload != WorkloadIdle {
 		row("longest stall", "%.0f ms (first byte after %.0f ms)", r.StallMSMax, r.FirstByteMS)
 	}
 	switch {
@@ -289,6 +297,9 @@ func (r *Result) WriteTable(w io.Writer) error {
 		drops := fmt.Sprintf("%d queue drops", p.QueueDrops)
 		if p.Policed > 0 {
 			drops += fmt.Sprintf(", %d policed (%.2f %%)", p.Policed, 100*float64(p.Policed)/float64(p.Policed+p.Sent))
+		}
+		if r.Workload == WorkloadIdle {
+			drops += fmt.Sprintf(", %.0f kbit/s to the client, %.0f to the origin", p.ToClientKbit, p.ToOriginKbit)
 		}
 		row("  "+name, "%4.1f %% of the bytes, %d frames, %.2f %% lost, %s, rtt %.0f ms", 100*p.Share, p.Sent, lost, drops, p.RTTMillis)
 	}

@@ -158,6 +158,11 @@ func (lab *Lab) measure(ctx context.Context, nw kernelNetwork, o RunOptions) (*R
 		})
 		err = e
 		res.setMixed(b, objects)
+	case WorkloadIdle:
+		watch(func() int64 { return 0 })
+		err = sleep(ctx, o.Window)
+		onEnd()
+		res.Seconds, res.SHA256OK = round(o.Window.Seconds(), 3), true
 	case WorkloadCalls:
 		b, e := RunCalls(ctx, nw, CallsOptions{Seed: opt.Seed, Window: o.Window, OnEnd: onEnd, Watch: watch})
 		err = e

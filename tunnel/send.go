@@ -189,16 +189,18 @@ func (s *sendHalf) move() error {
 	}
 	s.moveAt = -1
 	s.mu.Lock()
+	if s.done { // cancelled meanwhile, which gave the old lane back
+		dead := s.dead
+		s.mu.Unlock()
+		str.CancelWrite(quic.StreamErrorCode(dead))
+		l.release()
+		return &ResetError{Code: dead}
+	}
 	old := s.lane
 	s.cur, s.lane = str, l
-	dead := s.dead
 	s.mu.Unlock()
 	old.release()
 	s.ses.node.stats.moved.Add(1)
-	if dead != 0 {
-		str.CancelWrite(quic.StreamErrorCode(dead))
-		return &ResetError{Code: dead}
-	}
 	return nil
 }
 

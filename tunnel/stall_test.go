@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -309,6 +310,44 @@ func TestContinuations(t *testing.T) {
 			if n := l.refs.Load(); n > 1 { // the control stream
 				t.Errorf("%v has %d directions", l, n)
 			}
+		}
+	})
+}
+
+// cancelAtEnd is a stream whose direction is cancelled while it ends.
+type cancelAtEnd struct {
+	sink
+	h *sendHalf
+}
+
+func (s *cancelAtEnd) Close() error {
+	s.h.cancel(CodeReset)
+	return nil
+}
+
+// TestCancelledInMove has a direction cancelled while it moves: each lane gets back what was claimed on it, once.
+func TestCancelledInMove(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := newChain(t, 2, 100, 10*time.Millisecond)
+		defer c.close()
+		c.up()
+		here, _ := c.nodes[0].peers["two"].current()
+		claims := func() (out [][2]int32) {
+			for _, l := range here.lanes {
+				out = append(out, [2]int32{l.load.Load(), l.refs.Load()})
+			}
+			return out
+		}
+		before := claims()
+		l, _ := here.pick(Interactive)
+		str := &cancelAtEnd{}
+		str.h = newSendHalf(here, l, str, 1, forward, 1)
+		err := str.h.batch([]byte{1}, 0, 1)
+		if re := (*ResetError)(nil); !errors.As(err, &re) || re.Code != CodeReset {
+			t.Errorf("moved with %v, want a reset", err)
+		}
+		if after := claims(); !slices.Equal(after, before) {
+			t.Errorf("load and directions of the lanes: %v, before %v", after, before)
 		}
 	})
 }

@@ -250,10 +250,9 @@ func (p *prober) halt() {
 	p.stop()
 	if p.replies != nil {
 		_ = p.replies.Close() // ends its reader
-		p.replies = nil
 	}
 	p.running.Wait()
-	p.stop = nil
+	p.stop, p.replies = nil, nil
 }
 
 // close takes everything down.

@@ -114,7 +114,7 @@ func (s *Session) accept(now time.Time, at stamp, u *uplink, addr netip.AddrPort
 		s.onReport(now, at, h.laneSeq, &s.in)
 	case kindProbe:
 		if back != nil {
-			rx.probed, rx.probeSeq = true, h.seq
+			rx.probed, rx.probeSeq = true, uint32(seq)
 		}
 	case kindPadding:
 	case kindClose:

@@ -52,7 +52,24 @@ func TestNumbersWrap(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				time.Sleep(3 * time.Second)
+				time.Sleep(time.Second)
+				w.a.bond.mu.Lock()
+				var answered []int
+				for _, p := range w.a.bond.paths {
+					if p.next < wrap {
+						t.Errorf("path %s has sent %d datagrams, not enough to wrap", p.name, p.next)
+					}
+					answered = append(answered, p.clean)
+				}
+				w.a.bond.mu.Unlock()
+				time.Sleep(2 * time.Second)
+				w.a.bond.mu.Lock()
+				for i, p := range w.a.bond.paths { // a path that went down never came back without answers
+					if n := p.clean - answered[i]; n < 10 {
+						t.Errorf("path %s: %d answers to the probes of 2 s, want about 18", p.name, n)
+					}
+				}
+				w.a.bond.mu.Unlock()
 				st, far := w.a.bond.Stats(), w.b.bond.Stats()
 				exactlyOnce(t, stop(), packets)
 				if st.Lanes[0].Unconfirmed != 0 || st.Resent == 0 || class == Interactive && far.Recovered < 4*st.Resent {

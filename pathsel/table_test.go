@@ -109,6 +109,23 @@ func TestReturnSlows(t *testing.T) {
 	}
 }
 
+// TestStandstill: what was not answered when the whole process stopped accuses no path, and what is not answered
+// afterwards does.
+func TestStandstill(t *testing.T) {
+	f := &feeder{table: NewTable(0)}
+	f.table.Add(0, 1, "ct-ct")
+	f.feed(repeat(".", 300) + "--")
+	f.now += time.Minute
+	f.feed("--")
+	if s := f.table.States(f.now, nil)[0]; s.State != StateUp || s.Overdue {
+		t.Errorf("after the standstill: %+v", s)
+	}
+	f.feed("------")
+	if s := f.table.States(f.now, nil)[0]; s.State != StateSuspect {
+		t.Errorf("silent afterwards: %v", s.State)
+	}
+}
+
 // TestCapacity: what a controller makes of too little traffic is not the path's capacity, and what it knew once is not so
 // for ever.
 func TestCapacity(t *testing.T) {

@@ -13,6 +13,9 @@ const (
 	suspectMove = 650 * time.Millisecond
 	// brownoutDwell is the least time between two moves out of a brownout; it doubles with flaps, as Dwell does.
 	brownoutDwell = time.Second
+	// warmUp is the time after the first choice in which moves from or to a path that the bond fills count as no flaps:
+	// lanes are cold, and it looks for one path's rate after the other's.
+	warmUp = time.Minute
 	// maxFlaps bounds the doubling: 10 s become 10 minutes.
 	maxFlaps = 6
 )
@@ -73,8 +76,9 @@ type Choice struct {
 	Class  Class         `json:"class"`
 	OK     bool          `json:"ok"` // Path and Order say something
 	Path   uint8         `json:"path"`
-	Since  time.Duration `json:"since"` // when Path was chosen
-	Flaps  int           `json:"flaps"` // moves that followed soon after another
+	Since  time.Duration `json:"since"`           // when Path was chosen
+	Began  time.Duration `json:"began,omitempty"` // when a path was chosen after there had been none
+	Flaps  int           `json:"flaps"`           // moves that followed soon after another
 	Kind   WhyKind       `json:"kind"`
 	From   Figures       `json:"from"` // what was left, as of Since
 	To     Figures       `json:"to"`   // what was chosen
@@ -169,6 +173,9 @@ func (p *PathState) rank() int {
 	return 0
 }
 
+// filled tells that the bond itself makes a queue on the path.
+func (p *PathState) filled() bool { return p.Out.Filling || p.Back.Filling || p.Out.Queue > ownQueue }
+
 // move says whether the class moves, why and to which state's index.
 func (c *Choice) move(now time.Duration, states []PathState, own *PathState, best int, v *view, p *ClassPolicy) (WhyKind, int) {
 	switch {
@@ -223,7 +230,10 @@ func (c *Choice) take(now time.Duration, kind WhyKind, own, to *PathState, v *vi
 		from = v.figures(c.Class, own)
 	}
 	switch age := now - c.Since; {
-	case kind == WhyFirst, c.Kind == WhyFirst: // the first choice was made on little knowledge
+	case kind == WhyFirst:
+		c.Began = now
+	case c.Kind == WhyFirst: // the first choice was made on little knowledge
+	case now-c.Began < warmUp && (to.filled() || own != nil && own.filled()):
 	case age < 2*max(p.Dwell, brownoutDwell)<<c.Flaps:
 		c.Flaps = min(c.Flaps+1, maxFlaps)
 	case age > 8*max(p.Dwell, brownoutDwell)<<c.Flaps:

@@ -150,6 +150,52 @@ func TestFlapsDouble(t *testing.T) {
 	}
 }
 
+// TestFlapsWarmUp: moves while the bond looks for the rates of its cold lanes double no dwell; others, and later ones, do.
+func TestFlapsWarmUp(t *testing.T) {
+	p := DefaultPolicy()
+	for _, tt := range []struct {
+		name    string
+		fill    func(s *PathState)
+		doubled bool
+	}{
+		{"nothing", func(*PathState) {}, true},
+		{"filling out", func(s *PathState) { s.Out.Filling = true }, false},
+		{"filling back", func(s *PathState) { s.Back.Filling = true }, false},
+		{"own queue", func(s *PathState) { s.Out.Queue = ownQueue + ms }, false},
+		{"a small queue", func(s *PathState) { s.Out.Queue = ownQueue }, true},
+	} {
+		// It may begin at any time of the process.
+		const start = time.Hour
+		good, bad := path(0, StateUp, 80*ms, 0), path(1, StateUp, 160*ms, 0)
+		d, moves := new(Decision), 0
+		for now := start; now < start+50*time.Second; now += time.Second {
+			if now > start && int((now-start)/time.Second)%12 == 0 {
+				good.ID, bad.ID = bad.ID, good.ID
+			}
+			states := []PathState{good, bad}
+			tt.fill(&states[1])
+			was := d.Classes[Interactive].Path
+			if d.Update(now, states, &p); d.Classes[Interactive].Path != was {
+				moves++
+			}
+		}
+		if c := d.Classes[Interactive]; moves < 2 || c.Flaps > 0 != tt.doubled {
+			t.Errorf("%s: %d moves, %d flaps", tt.name, moves, c.Flaps)
+		}
+	}
+	// When the warm-up is over, filling is no excuse.
+	from, to := path(0, StateDown, 80*ms, 0), path(1, StateUp, 160*ms, 0)
+	to.Out.Filling = true
+	for _, since := range []time.Duration{warmUp - ms, warmUp} {
+		d := new(Decision)
+		d.Classes[Bulk] = Choice{Class: Bulk, OK: true, Since: time.Hour - ms, Began: time.Hour - since, Kind: WhyBetter}
+		d.Update(time.Hour, []PathState{from, to}, &p)
+		if c := d.Classes[Bulk]; c.Path != 1 || c.Flaps > 0 != (since == warmUp) {
+			t.Errorf("%v after the first choice: %+v", since, c)
+		}
+	}
+}
+
 func TestReasons(t *testing.T) {
 	p := DefaultPolicy()
 	a, b := path(0, StateUp, 80*ms, 0.01), path(1, StateUp, 100*ms, 0.01)

@@ -15,6 +15,7 @@ type Table struct {
 	interval time.Duration
 	tracks   []*track
 	byID     [256]*track
+	advanced time.Duration // when Advance was called last
 }
 
 // NewTable makes a table whose paths are probed at this interval when nothing is wrong; 0 is stamp.DefaultInterval.
@@ -119,10 +120,19 @@ func (t *Table) Self(now time.Duration, id uint8, way Way, s Self) {
 	}
 }
 
+// standstill is for how long Advance was not called if the whole process stood still. The answers to what it had sent
+// before came meanwhile, and some are too late to count.
+const standstill = time.Second
+
 // Advance moves the states of all paths on. Call it after events and at least every 20 ms; it reports whether a state
 // changed.
 func (t *Table) Advance(now time.Duration) (changed bool) {
+	stood := t.advanced > 0 && now-t.advanced > standstill
+	t.advanced = now
 	for _, tr := range t.tracks {
+		if stood {
+			tr.sentN = 0
+		}
 		was := tr.state
 		tr.advance(now)
 		changed = changed || tr.state != was

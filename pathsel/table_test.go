@@ -109,6 +109,47 @@ func TestReturnSlows(t *testing.T) {
 	}
 }
 
+// TestOwnFailures: what fails while the bond fills the path does not slow its return.
+func TestOwnFailures(t *testing.T) {
+	f := &feeder{table: NewTable(0)}
+	f.table.Add(0, 1, "ct-ct")
+	f.feed(repeat(".", 300))
+	for i := range 3 {
+		for range 20 {
+			f.table.Self(f.now, 1, Out, Self{Filling: true})
+			f.feed("--")
+		}
+		f.table.Self(f.now, 1, Out, Self{})
+		if s := f.table.States(f.now, nil)[0].State; s != StateDown {
+			t.Fatalf("failure %d: %v", i+1, s)
+		}
+		start := f.now
+		for f.table.States(f.now, nil)[0].State == StateDown && f.now < start+time.Minute {
+			f.feed(".")
+		}
+		if took := f.now - start; took < time.Second || took > 1500*ms {
+			t.Errorf("failure %d: up after %v, want 1 s", i+1, took)
+		}
+	}
+}
+
+// TestStandstill: what was not answered when the whole process stopped accuses no path, and what is not answered
+// afterwards does.
+func TestStandstill(t *testing.T) {
+	f := &feeder{table: NewTable(0)}
+	f.table.Add(0, 1, "ct-ct")
+	f.feed(repeat(".", 300) + "--")
+	f.now += time.Minute
+	f.feed("--")
+	if s := f.table.States(f.now, nil)[0]; s.State != StateUp || s.Overdue {
+		t.Errorf("after the standstill: %+v", s)
+	}
+	f.feed("------")
+	if s := f.table.States(f.now, nil)[0]; s.State != StateSuspect {
+		t.Errorf("silent afterwards: %v", s.State)
+	}
+}
+
 // TestCapacity: what a controller makes of too little traffic is not the path's capacity, and what it knew once is not so
 // for ever.
 func TestCapacity(t *testing.T) {

@@ -276,12 +276,14 @@ func (t *track) set(now time.Duration, s State, why string) {
 	t.state, t.why = s, why
 }
 
-// fail makes the next return slower.
+// fail makes the next return slower, unless the bond itself may have made the failure.
 func (t *track) fail(now time.Duration) {
 	if now-t.failed > dwellForget {
 		t.dwell = 0
 	}
-	t.dwell = min(max(2*t.dwell, dwellMin), dwellMax)
+	if t.dwell == 0 || !t.own(now) {
+		t.dwell = min(max(2*t.dwell, dwellMin), dwellMax)
+	}
 	t.failed = now
 }
 

@@ -31,8 +31,8 @@ type Config struct {
 	// the newest, 0 for DefaultKeep.
 	FileBytes int64
 	Keep      int
-	// OnError is told once when the disk does not take lines, and again after it did; may be nil. From the journal's
-	// goroutine.
+	// OnError is told once when the disk does not take lines, and again after it did, and of files that are not compressed
+	// or dropped; may be nil. From Open, and from the journal's goroutine.
 	OnError func(error)
 }
 
@@ -115,8 +115,8 @@ func (j *Journal) resume() error {
 		case i < len(files)-1:
 			err = compress(f.path)
 		}
-		if err != nil {
-			return err
+		if err != nil { // no room, most likely: what there is of it is for new lines
+			j.complain(err)
 		}
 	}
 	if entries, err := os.ReadDir(j.cfg.Dir); err == nil { // half a compressed file is none
@@ -228,11 +228,17 @@ func (j *Journal) write() {
 		err := j.append(line)
 		if err != nil {
 			j.lost.Add(1)
-			if !j.failed && j.cfg.OnError != nil {
-				j.cfg.OnError(fmt.Errorf("journal: %w", err))
+			if !j.failed {
+				j.complain(err)
 			}
 		}
 		j.failed = err != nil
+	}
+}
+
+func (j *Journal) complain(err error) {
+	if j.cfg.OnError != nil {
+		j.cfg.OnError(fmt.Errorf("journal: %w", err))
 	}
 }
 
@@ -258,7 +264,7 @@ func (j *Journal) append(line []byte) error {
 	return errors.Join(err, j.file.Truncate(j.size), serr)
 }
 
-// rotate ends the file, begins the next, and drops the oldest.
+// rotate ends the file, begins the next, and drops the oldest. It fails only if there is no next.
 func (j *Journal) rotate() error {
 	old := j.file.Name()
 	err := j.file.Close()
@@ -276,7 +282,10 @@ func (j *Journal) rotate() error {
 		err = errors.Join(err, os.Remove(files[0].path))
 		files = files[1:]
 	}
-	return errors.Join(err, lerr)
+	if err = errors.Join(err, lerr); err != nil {
+		j.complain(err)
+	}
+	return nil
 }
 
 // compress replaces a file by its compressed form, which gets its name when it is complete.

@@ -152,6 +152,32 @@ func TestDiskTrouble(t *testing.T) {
 	}
 }
 
+// TestNoRoomToCompress: a file that cannot be compressed costs no line, and keeps no journal from being opened.
+func TestNoRoomToCompress(t *testing.T) {
+	dir := t.TempDir()
+	inTheWay := filepath.Join(dir, fileName("n", 1)+suffixCompressed+suffixUnfinished)
+	if err := os.MkdirAll(filepath.Join(inTheWay, "full"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	told := 0
+	cfg := Config{Dir: dir, Name: "n", FileBytes: MinFileBytes, OnError: func(error) { told++ }}
+	fill(t, cfg, 0, 100)
+	if told != 1 {
+		t.Errorf("told %d times of a file that stays as it is", told)
+	}
+	fill(t, cfg, 100, 101)
+	if lines := readAll(t, dir); len(lines) != 101 || told != 2 {
+		t.Errorf("%d lines, told %d times", len(lines), told)
+	}
+	if err := os.RemoveAll(inTheWay); err != nil {
+		t.Fatal(err)
+	}
+	fill(t, cfg, 101, 102)
+	if files, err := Files(dir); err != nil || len(files) != 2 || !files[0].compressed || told != 2 {
+		t.Errorf("%+v, %v, told %d times", files, err, told)
+	}
+}
+
 func TestConfigErrors(t *testing.T) {
 	for _, cfg := range []Config{
 		{Name: ""}, {Name: "a/b"}, {Name: "n", FileBytes: 1}, {Name: "n", FileBytes: MaxFileBytes + 1}, {Name: "n", Keep: 1}, {Name: "n", Keep: MaxKeep + 1},

@@ -2,6 +2,7 @@ package node
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/landbridge/landbridge/internal/admin"
+	"github.com/landbridge/landbridge/internal/cli"
 	"github.com/landbridge/landbridge/internal/hint"
 	"github.com/landbridge/landbridge/internal/journal"
 	"github.com/landbridge/landbridge/pathsel"
@@ -65,7 +67,10 @@ func openDecisions(node string, c journal.Config, log *slog.Logger) (*journal.Jo
 	c.Name = node + ".decisions"
 	c.OnError = func(err error) { log.Error("decisions are not kept on disk", "dir", c.Dir, "err", err) }
 	j, err := journal.Open(c)
-	if err != nil {
+	switch {
+	case errors.Is(err, journal.ErrConfig): // no restart mends it
+		return nil, hint.With(cli.Usage(fmt.Errorf("decision log: %w", err)), "change --decisions-size or --decisions-keep")
+	case err != nil:
 		return nil, hint.With(fmt.Errorf("decision log: %w", err), "give a directory that the program may write to with --decisions, or --decisions off")
 	}
 	return j, nil

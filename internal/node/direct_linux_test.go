@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"os/exec"
 	"strings"
 	"syscall"
@@ -230,6 +231,17 @@ func TestDirectAfterRestart(t *testing.T) {
 	hear()
 }
 
+func requireNFT(t *testing.T) {
+	t.Helper()
+	if _, err := exec.LookPath("nft"); err == nil {
+		return
+	}
+	if os.Getenv("LANDBRIDGE_REQUIRE_ROOT") == "1" {
+		t.Fatal("LANDBRIDGE_REQUIRE_ROOT=1, but there is no nft")
+	}
+	t.Skip("needs nft, for the host's NAT")
+}
+
 // nft loads rules for the host's NAT on a machine.
 func (m *machines) nft(machine, rules string) {
 	m.t.Helper()
@@ -247,9 +259,7 @@ func (m *machines) nft(machine, rules string) {
 // where everything is captured.
 func TestInboundNAT(t *testing.T) {
 	t.Parallel()
-	if _, err := exec.LookPath("nft"); err != nil {
-		t.Skip("needs nft, for the host's NAT")
-	}
+	requireNFT(t)
 	m := newMachines(t)
 	m.serve("origin", "10.20.0.2:80", echo)
 	m.serve("origin", "10.20.0.2:7001", echo)

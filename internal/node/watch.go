@@ -22,6 +22,8 @@ import (
 const (
 	// watchTick is how often the states of paths move on; pathsel asks for 20 ms.
 	watchTick = 20 * time.Millisecond
+	// lateTick is the time between two ticks after which replies may wait that nobody has had time to read.
+	lateTick = 3 * watchTick
 	// decideEvery is how often traffic is counted and classes are decided upon when no path's state changes.
 	decideEvery = 100 * time.Millisecond
 	// decisionBytes bounds the decisions in memory: hours of a border that flaps.
@@ -277,6 +279,7 @@ func (w *watch) run() {
 	defer tick.Stop()
 	known := map[*peerWatch]bool{}
 	var decide time.Duration
+	ticks := punctual{last: probe.Now()}
 	for {
 		select {
 		case <-w.ctx.Done():
@@ -284,6 +287,10 @@ func (w *watch) run() {
 		case <-tick.C:
 		}
 		now := probe.Now()
+		if !ticks.tick(now) {
+			tick.Reset(watchTick)
+			continue
+		}
 		due := now >= decide
 		if due {
 			decide = now + decideEvery
@@ -300,6 +307,20 @@ func (w *watch) run() {
 			}
 		}
 	}
+}
+
+// punctual tells ticks on time from late ones.
+type punctual struct {
+	last time.Duration
+	late bool
+}
+
+// tick tells whether to judge at this tick. After a late one, as when the process was stopped, the readers of replies go
+// first; on a machine where all are late, every other counts.
+func (p *punctual) tick(now time.Duration) bool {
+	p.late = !p.late && now-p.last > lateTick
+	p.last = now
+	return !p.late
 }
 
 // step does what is due for one peer.

@@ -212,3 +212,22 @@ func TestRulesInUserSpace(t *testing.T) {
 		t.Errorf("authorised at the exit: %v, want that a rule denies it", err)
 	}
 }
+
+// TestLateTick: after a late tick the readers of replies go first, and a machine that is always late still judges.
+func TestLateTick(t *testing.T) {
+	t.Parallel()
+	p := punctual{last: time.Second}
+	now := time.Second
+	for i, tt := range []struct {
+		after time.Duration
+		judge bool
+	}{
+		{watchTick, true}, {lateTick, true}, {3 * time.Second, false}, {watchTick, true}, {watchTick, true},
+		{2 * lateTick, false}, {2 * lateTick, true}, {2 * lateTick, false}, {2 * lateTick, true},
+	} {
+		now += tt.after
+		if got := p.tick(now); got != tt.judge {
+			t.Errorf("tick %d after %v: judges %v, want %v", i, tt.after, got, tt.judge)
+		}
+	}
+}

@@ -22,6 +22,7 @@ func (w *watch) decide(p *peerWatch, now time.Duration) {
 	w.mu.Lock()
 	policy := w.policy
 	w.mu.Unlock()
+	carrying := w.carrying(now)
 	p.mu.Lock()
 	p.states, p.was = p.table.States(now, p.was[:0]), p.states
 	before := p.decision.Clone()
@@ -29,7 +30,7 @@ func (w *watch) decide(p *peerWatch, now time.Duration) {
 	p.at = now
 	used := [256]bool{}
 	for i := range p.decision.Classes {
-		if c := &p.decision.Classes[i]; c.OK && c.Class != pathsel.Bulk {
+		if c := &p.decision.Classes[i]; c.OK && c.Class != pathsel.Bulk && carrying {
 			used[c.Path] = true
 		}
 	}

@@ -48,6 +48,21 @@ func (n *Node) Paths() admin.Paths {
 // Decisions writes the log of decisions, a pathsel.Record a line.
 func (n *Node) Decisions(w io.Writer) error { return n.watch.writeDecisions(w) }
 
+// moved is a number that changes while customers' packets do: bytes in the tunnel, packets of direct flows.
+func (n *Node) moved() uint64 {
+	st := n.tunnel.Stats()
+	sum := uint64(st.BytesIn + st.BytesOut + st.BytesRelayed)
+	n.mu.Lock()
+	e := n.entries
+	n.mu.Unlock()
+	if e != nil && e.transparent != nil {
+		if v, err := e.transparent.Verdicts(); err == nil {
+			sum += v[bpf.SentDirect] + v[bpf.Routed]
+		}
+	}
+	return sum
+}
+
 // verdicts counts packets by program and verdict.
 func (n *Node) verdicts() map[string]map[string]uint64 {
 	out := map[string]map[string]uint64{}

@@ -120,6 +120,7 @@ func Start(ctx context.Context, cfg *config.NodeConfig, opts Options) (_ *Node, 
 		}
 	}
 	n.watch = newWatch(ctx, &n.wg, cfg, opts.Role, opts.ListenProbe, n.kernel, n.carriers, opts.Log)
+	n.watch.moved = n.moved
 	if opts.Decisions.Dir != "" {
 		if n.watch.disk, err = openDecisions(cfg.Name, opts.Decisions, opts.Log); err != nil {
 			return nil, err

@@ -26,6 +26,10 @@ const (
 	lateTick = 3 * watchTick
 	// decideEvery is how often traffic is counted and classes are decided upon when no path's state changes.
 	decideEvery = 100 * time.Millisecond
+	// lookEvery is how often watch looks whether customers' packets move, and carryFor how long paths count as used after
+	// some did. Idle ones are probed at the plain pace: nobody would notice what more probes find out.
+	lookEvery = time.Second
+	carryFor  = 10 * time.Second
 	// decisionBytes bounds the decisions in memory: hours of a border that flaps.
 	decisionBytes = 4 << 20
 	// deliveredWithin is how long a packet of the bond that arrived speaks for its path: the bond probes idle paths four
@@ -49,6 +53,11 @@ type watch struct {
 	carriers  *carriers         // nil: all probes are user space's
 	agent     bool              // this node is one
 	ifaces    map[string]string // interfaces by uplink
+	moved     func() uint64     // changes while customers' packets move
+
+	// Of the run goroutine: what moved said, when to ask again, and until when paths count as used.
+	lastMoved     uint64
+	look, carries time.Duration
 
 	mu        sync.Mutex
 	uplinks   []config.NodeUplink
@@ -321,6 +330,17 @@ func (p *punctual) tick(now time.Duration) bool {
 	p.late = !p.late && now-p.last > lateTick
 	p.last = now
 	return !p.late
+}
+
+// carrying tells whether customers' packets moved lately.
+func (w *watch) carrying(now time.Duration) bool {
+	if now >= w.look {
+		w.look = now + lookEvery
+		if n := w.moved(); n != w.lastMoved {
+			w.lastMoved, w.carries = n, now+carryFor
+		}
+	}
+	return now < w.carries
 }
 
 // step does what is due for one peer.

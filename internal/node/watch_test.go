@@ -231,3 +231,23 @@ func TestLateTick(t *testing.T) {
 		}
 	}
 }
+
+// TestCarrying: paths count as used while customers' packets move, and for a while after.
+func TestCarrying(t *testing.T) {
+	moved, asked := uint64(7), 0
+	w := &watch{moved: func() uint64 { asked++; return moved }}
+	for _, step := range []struct {
+		at, more int
+		want     bool
+	}{{0, 0, true}, {9, 0, true}, {10, 0, false}, {60, 0, false}, {61, 1, true}, {62, 1, true}, {71, 0, true}, {72, 0, false}} {
+		moved += uint64(step.more)
+		now := time.Duration(step.at) * time.Second
+		if got := w.carrying(now); got != step.want {
+			t.Errorf("after %v: carrying %v, want %v", now, got, step.want)
+		}
+		before := asked
+		if w.carrying(now + lookEvery - 1); asked != before {
+			t.Errorf("after %v: the counters are read twice in %v", now, lookEvery)
+		}
+	}
+}

@@ -1,6 +1,7 @@
 package pathsel
 
 import (
+	"math"
 	"os"
 	"slices"
 	"strconv"
@@ -27,9 +28,9 @@ func seeds(t *testing.T, n uint64) (out []uint64) {
 	return out
 }
 
-// quantile is that of sorted times.
+// quantile is that of sorted times: so many are no longer.
 func quantile(sorted []time.Duration, q float64) time.Duration {
-	return sorted[min(int(q*float64(len(sorted))), len(sorted)-1)]
+	return sorted[max(int(math.Ceil(q*float64(len(sorted))))-1, 0)]
 }
 
 // three are three carriers with 1 % of loss each way.

@@ -24,7 +24,7 @@ func TestMixed(t *testing.T) {
 	if !objects.SumOK || len(objects.Errors) > 0 || len(objects.Fresh) < 10 || len(objects.Warm) < 2*len(objects.Fresh) {
 		t.Errorf("objects: %d warm, %d fresh, sum ok %v, errors %q", len(objects.Warm), len(objects.Fresh), objects.SumOK, objects.Errors)
 	}
-	if objects.Elapsed < mixedSettle || objects.Elapsed > mixedSettle+time.Second {
+	if objects.Elapsed < mixedSettle || objects.Elapsed > 2*mixedSettle { // the last one may meet a loaded machine
 		t.Errorf("objects for %v, want what is left of the window after %v", objects.Elapsed, mixedSettle)
 	}
 	if got := seen(); got != size+objects.Bytes {

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -167,20 +168,28 @@ func cell(notes []string) string {
 
 // WriteFiles writes peers.json and peers.md into dir.
 func (c *Comparison) WriteFiles(dir string) error {
+	if err := writeReport(dir, compareJSON, compareMarkdown, c, c.WriteMarkdown); err != nil {
+		return fmt.Errorf("comparison: %w", err)
+	}
+	return nil
+}
+
+// writeReport writes v as JSON and what markdown writes into dir, under these names.
+func writeReport(dir, jsonName, markdownName string, v any, markdown func(io.Writer) error) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return fmt.Errorf("comparison: %w", err)
-	}
-	text, err := json.MarshalIndent(c, "", " ")
-	if err != nil {
-		return fmt.Errorf("comparison: %w", err)
-	}
-	var md strings.Builder
-	if err := c.WriteMarkdown(&md); err != nil {
 		return err
 	}
-	for name, b := range map[string][]byte{compareJSON: append(text, '\n'), compareMarkdown: []byte(md.String())} {
+	text, err := json.MarshalIndent(v, "", " ")
+	if err != nil {
+		return err
+	}
+	var md bytes.Buffer
+	if err := markdown(&md); err != nil {
+		return err
+	}
+	for name, b := range map[string][]byte{jsonName: append(text, '\n'), markdownName: md.Bytes()} {
 		if err := os.WriteFile(filepath.Join(dir, name), b, 0o644); err != nil {
-			return fmt.Errorf("comparison: %w", err)
+			return err
 		}
 	}
 	return nil

@@ -1,11 +1,8 @@
 package lab
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -251,21 +248,8 @@ func (p *Proof) WriteMarkdown(w io.Writer) error {
 
 // WriteFiles writes paths.json and paths.md into dir.
 func (p *Proof) WriteFiles(dir string) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := writeReport(dir, proofJSON, proofMarkdown, p, p.WriteMarkdown); err != nil {
 		return fmt.Errorf("proof: %w", err)
-	}
-	text, err := json.MarshalIndent(p, "", " ")
-	if err != nil {
-		return fmt.Errorf("proof: %w", err)
-	}
-	var md strings.Builder
-	if err := p.WriteMarkdown(&md); err != nil {
-		return err
-	}
-	for name, b := range map[string][]byte{proofJSON: append(text, '\n'), proofMarkdown: []byte(md.String())} {
-		if err := os.WriteFile(filepath.Join(dir, name), b, 0o644); err != nil {
-			return fmt.Errorf("proof: %w", err)
-		}
 	}
 	return nil
 }

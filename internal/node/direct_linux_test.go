@@ -277,17 +277,7 @@ func TestInboundNAT(t *testing.T) {
 	must(t, m.ask("client", "10.20.0.2:7001", strings.Repeat("translated ", 10000)))
 
 	// Somebody on the Internet, for a port that the site's own NAT forwards.
-	m.in("sha", func() error {
-		lo, err := netlink.LinkByName("lo")
-		if err != nil {
-			return err
-		}
-		a, err := netlink.ParseAddr("203.0.113.9/32")
-		if err != nil {
-			return err
-		}
-		return netlink.AddrAdd(lo, a)
-	})
+	m.address("sha", "lo", "203.0.113.9/32")
 	m.in("plant", func() error { return netlink.RouteAdd(&netlink.Route{Gw: net.ParseIP("10.2.1.1")}) })
 	m.nft("plant", `table ip lb { chain pre { type nat hook prerouting priority dstnat; tcp dport 8080 dnat to 10.11.0.2:80; }; }`)
 	var c net.Conn

@@ -318,6 +318,22 @@ func (p *program) end(within time.Duration) int {
 	}
 }
 
+// address gives a machine's NIC one more address.
+func (m *machines) address(machine, nic, prefix string) {
+	m.t.Helper()
+	m.in(machine, func() error {
+		l, err := netlink.LinkByName(nic)
+		if err != nil {
+			return err
+		}
+		a, err := netlink.ParseAddr(prefix)
+		if err != nil {
+			return err
+		}
+		return netlink.AddrAdd(l, a)
+	})
+}
+
 // dial connects from a machine.
 func (m *machines) dial(machine, to string) (*net.TCPConn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
@@ -425,17 +441,7 @@ func TestSignals(t *testing.T) {
 
 	// A new site, which was nobody's before: captured at once.
 	wider := strings.Replace(m.fleet(programTenants), "[10.20.0.0/24, ", "[10.20.0.0/24, 10.21.0.0/24, ", 1)
-	m.in("origin", func() error {
-		nic, err := netlink.LinkByName("eth0")
-		if err != nil {
-			return err
-		}
-		a, err := netlink.ParseAddr("10.21.0.2/32")
-		if err != nil {
-			return err
-		}
-		return netlink.AddrAdd(nic, a)
-	})
+	m.address("origin", "eth0", "10.21.0.2/32")
 	m.in("fra", func() error {
 		_, dst, err := net.ParseCIDR("10.21.0.0/24")
 		if err != nil {

@@ -226,7 +226,7 @@ func (a *Agent) Node(local []Interface) (*NodeConfig, error) {
 		Sources: []Source{{Tenant: a.Tenant, Prefixes: slices.Clone(everywhere)}},
 	}
 	for _, u := range a.Uplinks {
-		n.Uplinks = append(n.Uplinks, NodeUplink{u.Name, u.Interface, u.Address, u.Rate, true})
+		n.Uplinks = append(n.Uplinks, NodeUplink{u.Name, u.Interface, u.Address, u.Rate, true, u.Direct})
 		for _, i := range a.pairing(u, local) {
 			peer.Paths = append(peer.Paths, Path{
 				Name: u.Name + "-" + strconv.Itoa(i), Uplink: u.Name, Remote: a.Gateway.Addresses[i], Rate: u.Rate,

@@ -114,6 +114,9 @@ func writeUplinks(b *bytes.Buffer, indent, key string, us []*Uplink) {
 		if u.Rate != 0 {
 			fmt.Fprintf(b, ", rate: %s", quoteYAML(u.Rate.String()))
 		}
+		if u.Direct != DirectRedirect {
+			fmt.Fprintf(b, ", direct: %v", u.Direct)
+		}
 		b.WriteString("}\n")
 	}
 }

@@ -53,6 +53,7 @@ type NodeUplink struct {
 	Address   netip.AddrPort // of an agent: may be invalid (any address) or have port 0 (any port)
 	Rate      Rate           // cap, 0 for none
 	Access    bool           // towards agents rather than gateways
+	Direct    DirectWay
 }
 
 // Peer is a node this one has a bond with.
@@ -144,11 +145,11 @@ func (f *Fleet) Node(name string) (*NodeConfig, error) {
 	}
 	var carriers, access []string
 	for _, u := range g.Carriers {
-		n.Uplinks = append(n.Uplinks, NodeUplink{u.Name, u.Interface, u.Address, u.Rate, false})
+		n.Uplinks = append(n.Uplinks, NodeUplink{u.Name, u.Interface, u.Address, u.Rate, false, u.Direct})
 		carriers = append(carriers, u.Name)
 	}
 	for _, u := range g.Access {
-		n.Uplinks = append(n.Uplinks, NodeUplink{u.Name, u.Interface, u.Address, u.Rate, true})
+		n.Uplinks = append(n.Uplinks, NodeUplink{u.Name, u.Interface, u.Address, u.Rate, true, u.Direct})
 		access = append(access, u.Name)
 	}
 	for _, t := range f.Tenants {

@@ -215,6 +215,8 @@ func frames() map[string]struct {
 	add("priority tag", CapturedNew, withVLAN(v4(), 0x8100e000))
 	add("QinQ", VLAN, withVLAN(v6(), 0x88a80006, 0x81000005))
 	add("QinQ of priorities", CapturedNew, withVLAN(v6(), 0x88a82000, 0x81002000))
+	add("old QinQ", VLAN, withVLAN(v6(), 0x91000006, 0x81000005))
+	add("old priority tag", VLAN, withVLAN(v4(), 0x9100e000))
 	add("three tags", VLAN, withVLAN(v4(), 0x88a80006, 0x81000005, 0x81000005))
 	add("three priority tags", Unparsed, withVLAN(v4(), 0x8100e000, 0x8100e000, 0x8100e000))
 	add("tagged arp", VLAN, withVLAN(v4(), 0x81000005), at(16, 0x08, 0x06))

@@ -47,6 +47,7 @@ type Fleet struct {
 	Rules    []*Rule        // of all tenants, behind their own
 	Policy   pathsel.Policy // how the classes choose their paths
 	Guard    Guard          // of gateways without one of their own
+	Marks    Marks
 }
 
 // Gateway is one gateway as written.
@@ -156,6 +157,7 @@ func parse(file string, data []byte) (*Fleet, error) {
 		field{"rules", false, func(n ast.Node) { f.Rules = p.rules(n, "rules") }},
 		field{"classes", false, func(n ast.Node) { p.classes(n, &f.Policy) }},
 		field{"guard", false, func(n ast.Node) { f.Guard = p.guard(n, "guard") }},
+		field{"marks", false, func(n ast.Node) { f.Marks = p.marks(n) }},
 	)
 	p.validate(f)
 	if err := p.err(); err != nil {

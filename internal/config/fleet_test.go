@@ -56,7 +56,7 @@ func TestParseErrors(t *testing.T) {
 			`fleet.yaml:8:7: gateway sha: carrier ct: "interface" is missing`,
 			`fleet.yaml:8:12: gateway sha: carrier ct: unknown key "interfase" (hint: did you mean "interface"?)`)},
 		{"unknown key, far", []string{"regions: [cn, eu]", "regions: [cn, eu]\nvpn: true"},
-			`fleet.yaml:3:1: document: unknown key "vpn" (hint: known keys: regions, gateways, borders, tenants, rules, classes, guard)`},
+			`fleet.yaml:3:1: document: unknown key "vpn" (hint: known keys: regions, gateways, borders, tenants, rules, classes, guard, marks)`},
 		{"key twice", []string{"    region: cn\n", "    region: cn\n    region: eu\n"},
 			`fleet.yaml:6:5: gateway sha: "region" is already there on line 5`},
 		{"gateway twice", []string{"  fra:\n    region: eu", "  sha:\n    region: eu"}, lines(

@@ -53,7 +53,7 @@ func (f *Fleet) Marshal() []byte {
 		writeRules(&b, "    ", t.Rules)
 	}
 	writeRules(&b, "", f.Rules)
-	b.WriteString(marshalClasses(&f.Policy))
+	b.WriteString(marshalClasses(&f.Policy) + marshalMarks(&f.Marks))
 	if !f.Guard.isDefault() {
 		b.WriteString(marshalGuard(&f.Guard, ""))
 	}
@@ -95,7 +95,7 @@ func (a *Agent) Marshal() []byte {
 		b.WriteString("exit: {preserve_source: true}\n")
 	}
 	writeRules(&b, "", a.Rules)
-	b.WriteString(marshalClasses(&a.Policy))
+	b.WriteString(marshalClasses(&a.Policy) + marshalMarks(&a.Marks))
 	if !a.Guard.isDefault() {
 		b.WriteString(marshalGuard(&a.Guard, ""))
 	}

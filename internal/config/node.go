@@ -44,6 +44,7 @@ type NodeConfig struct {
 	PreserveSource bool
 	Policy         pathsel.Policy
 	Guard          Guard
+	Marks          Marks
 }
 
 // NodeUplink is one local uplink: one UDP socket.
@@ -138,7 +139,7 @@ func (f *Fleet) Node(name string) (*NodeConfig, error) {
 	n := &NodeConfig{
 		Name: g.Name, Region: g.Region, PublicKey: g.PublicKey,
 		LAN: slices.Clone(g.LAN), PreserveSource: g.PreserveSource,
-		Policy: f.Policy, Guard: f.Guard.clone(),
+		Policy: f.Policy, Guard: f.Guard.clone(), Marks: f.Marks.clone(),
 	}
 	if g.Guard != nil {
 		n.Guard = g.Guard.clone()

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
@@ -82,10 +83,17 @@ func TestDirectMasqueraded(t *testing.T) {
 		_, dst, err := net.ParseCIDR("10.20.0.0/24")
 		return errors.Join(err, netlink.RouteAdd(&netlink.Route{Dst: dst, Type: unix.RTN_BLACKHOLE}))
 	})
-	m.nft("sha", `table inet natted { chain post { type nat hook postrouting priority srcnat; oifname { "ct0", "cu0" } masquerade; }; }`)
+	m.nft("sha", `table inet natted {
+		counter ef { }
+		counter verdict { }
+		chain pre { type filter hook prerouting priority mangle; meta mark & 0xff00000f == 2 udp dport 9999 counter name verdict; }
+		chain pass { type filter hook forward priority filter; ip dscp ef udp dport 7001 counter name ef; }
+		chain post { type nat hook postrouting priority srcnat; oifname { "ct0", "cu0" } masquerade; }
+	}`)
 	document := m.fleet(withRules(directTCP[:strings.IndexByte(directTCP, '\n')+1]))
 	routed := strings.NewReplacer("10.1.1.1:4500, rate", "10.1.1.1:4500, direct: route, rate", "10.1.2.1:4500, rate", "10.1.2.1:4500, direct: route, rate",
-		"    exit: {preserve_source: true}\n  fra:", "    exit: {preserve_source: true}\n    guard: enforce\n  fra:").Replace(document)
+		"    exit: {preserve_source: true}\n  fra:", "    exit: {preserve_source: true}\n    guard: enforce\n  fra:").Replace(document) +
+		"marks: {dscp: {realtime: ef}, verdicts: true}\n"
 	m.write("fleet.yaml", routed)
 	sha := m.gateway("sha")
 	m.gateway("fra")
@@ -138,6 +146,23 @@ func TestDirectMasqueraded(t *testing.T) {
 		t.Errorf("verdicts %v, want all direct packets left to the host", v)
 	}
 
+	// Marks: DSCP of the class on direct packets, the verdict on those that the host gets.
+	m.in("client", func() error {
+		c, err := net.Dial("udp", "10.20.0.2:9999")
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		_, err = c.Write([]byte("none of ours"))
+		return err
+	})
+	eventually(t, testTimeout, func() error {
+		if ef, verdict := m.counted("sha", "ef"), m.counted("sha", "verdict"); ef == 0 || verdict == 0 {
+			return fmt.Errorf("%d packets with DSCP ef, %d with a verdict, want some of both", ef, verdict)
+		}
+		return nil
+	})
+
 	// Calls go on over the other carrier, under its address.
 	m.setDown("sha", dev, true)
 	other := map[string]string{"ct0": "cu0", "cu0": "ct0"}[dev]
@@ -156,6 +181,21 @@ func TestDirectMasqueraded(t *testing.T) {
 	if n := m.rules("sha"); n != 0 || len(m.directTables("sha")) != 0 {
 		t.Errorf("%d rules and tables %v are left behind", n, m.directTables("sha"))
 	}
+}
+
+// counted is how many packets a counter of the table natted has seen.
+func (m *machines) counted(machine, counter string) (n int) {
+	m.t.Helper()
+	m.in(machine, func() error {
+		out, err := exec.Command("nft", "list", "counter", "inet", "natted", counter).CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("nft: %w: %s", err, out)
+		}
+		_, rest, _ := strings.Cut(string(out), "packets ")
+		_, err = fmt.Sscan(rest, &n)
+		return err
+	})
+	return n
 }
 
 // directTables are the tables for direct flows that have an IPv4 route, with their number.

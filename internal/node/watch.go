@@ -130,6 +130,12 @@ func newWatch(ctx context.Context, wg *sync.WaitGroup, cfg *config.NodeConfig, r
 	if listen == nil {
 		return w
 	}
+	wg.Go(func() {
+		<-ctx.Done()
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.closeAgents()
+	})
 	for _, u := range cfg.Uplinks {
 		if port := probePort(u.Address.Port()); port != 0 {
 			if _, ok := w.open(w.reflector, u, port); ok {
@@ -240,6 +246,7 @@ func (w *watch) remove(name string) {
 		return
 	}
 	delete(w.peers, name)
+	w.closeAgents()
 	w.decisions.Forget(name)
 	if p.cancel != nil {
 		p.cancel()

@@ -321,6 +321,45 @@ func TestInterfaces(t *testing.T) {
 		})
 		must(t, turn(flow))
 	}
+	// One that flaps, and one whose address is taken away: said once each, and back by itself.
+	address := func(change func(netlink.Link, *netlink.Addr) error) {
+		m.in("sha", func() error {
+			nic, err := netlink.LinkByName("ct0")
+			if err != nil {
+				return err
+			}
+			a, err := netlink.ParseAddr("10.1.1.1/24")
+			return errors.Join(err, change(nic, a))
+		})
+	}
+	for _, c := range []struct {
+		name, note, warned string
+		do, undo           func()
+	}{
+		{"down", "interface ct0 is down", "interface is down", func() { m.setDown("sha", "ct0", true) }, func() { m.setDown("sha", "ct0", false) }},
+		{"address", "interface ct0 has lost address 10.1.1.1", "interface has lost the uplink's address", func() { address(netlink.AddrDel) }, func() { address(netlink.AddrAdd) }},
+	} {
+		c.do()
+		must(t, turn(flow))
+		sha.log.waitFor(t, "level=WARN", c.warned, "interface=ct0")
+		eventually(t, testTimeout, func() error {
+			if p := path("ct-ct"); p.State == admin.PathUp || p.Note != c.note {
+				return fmt.Errorf("%s: path %s is %s, note %q", c.name, p.Name, p.State, p.Note)
+			}
+			return nil
+		})
+		c.undo()
+		eventually(t, testTimeout, func() error {
+			if p := path("ct-ct"); p.State != admin.PathUp || p.Note != "" {
+				return fmt.Errorf("%s: path %s is %s, note %q", c.name, p.Name, p.State, p.Note)
+			}
+			return nil
+		})
+		must(t, turn(flow))
+		if n := len(sha.log.lines("level=WARN", c.warned, "interface=ct0")); n != 1 {
+			t.Errorf("%s: %d warnings, want one", c.name, n)
+		}
+	}
 	flow.Close()
 	m.cut(linkClient)
 	sha.log.waitFor(t, "interface is gone, not capturing there", "interface=lan0")

@@ -347,6 +347,8 @@ func (s *session) openContinuation(from *lane, id uint64, dir direction) (*lane,
 	if _, err := str.Write(b); err != nil {
 		return nil, nil
 	}
+	// Without it a reset would let the peer wait for the continuation, which it has been promised.
+	str.SetReliableBoundary()
 	l.load.Add(1)
 	l.refs.Add(1)
 	return l, str

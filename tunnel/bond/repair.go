@@ -98,6 +98,17 @@ func (t *laneTx) feedFEC(now time.Time) {
 	t.sentSince, t.lostSince, t.badSince = 0, 0, 0
 }
 
+// toRepair is what a repair is to cover: the encoder's packets from the first one that the peer is not known to have. A
+// symbol is as long as the longest packet in it: with all of them, the tail of one keep-alive was three symbols of 1500 bytes.
+func (t *laneTx) toRepair() (first uint64, n int) {
+	first, n = t.enc.Window()
+	if first < t.base {
+		n -= int(min(t.base-first, uint64(n)))
+		first = t.base
+	}
+	return first, n
+}
+
 // sendRepair sends a repair symbol if the lane owes one: by its ratio, or for a tail that went quiet.
 func (s *Session) sendRepair(now time.Time, at stamp, l *Lane) (bool, stamp) {
 	t := l.tx
@@ -117,7 +128,7 @@ func (s *Session) sendRepair(now time.Time, at stamp, l *Lane) (bool, stamp) {
 	if t.debt < 1 && t.tailDue == 0 {
 		return false, 0
 	}
-	first, n := t.enc.Window()
+	first, n := t.toRepair()
 	if n == 0 {
 		t.tailDue, t.debt = 0, 0
 		return false, 0
@@ -143,7 +154,6 @@ func (s *Session) sendRepair(now time.Time, at stamp, l *Lane) (bool, stamp) {
 	b.out.bufs[b.out.n] = out
 	b.out.add(p, outDatagram{aead: s.sealAEAD, seq: seq})
 	p.pace(at, size)
-	p.lastData = at
 	t.repairs++
 	p.repairs++
 	if t.tailDue > 0 {

@@ -128,7 +128,7 @@ func (s *Session) sendAgain(now time.Time, at stamp, l *Lane) (bool, stamp) {
 }
 
 func (s *Session) transmit(now time.Time, at stamp, l *Lane, seq uint64, o *outPacket, p *pathTx) {
-	p.lastData = at
+	p.carried(at)
 	h := header{kind: kindSource, lane: l.id, laneSeq: uint32(seq)}
 	if o.tries > 0 {
 		h.aux = auxAgain

@@ -105,6 +105,7 @@ type classifierLive struct {
 	Reply   uint64
 	Sent    uint64
 	Request uint64
+	Missed  uint64
 	Top     uint32
 	Unused  uint32
 }
@@ -136,6 +137,8 @@ type classifierOutcome struct {
 type classifierPath struct {
 	_           structs.HostLayout
 	MaxAge      uint64
+	Quiet       uint64
+	Due         uint64
 	Ifindex     uint32
 	Mark        uint32
 	NextHop     [4]uint32

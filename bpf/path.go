@@ -71,8 +71,8 @@ func (s PathState) String() string {
 	return fmt.Sprintf("state-%d", s)
 }
 
-// DefaultMaxAge is how long the answer to a probe counts: at 20 probes a second
-// three have been lost by then.
+// DefaultMaxAge is how long a sign of life counts: at 20 probes a second three
+// have been lost by then.
 const DefaultMaxAge = 200 * time.Millisecond
 
 // Path is an entry of the live path table, as user space sets it.
@@ -91,9 +91,17 @@ type Path struct {
 	// alive, for instance realtime in a brownout. New flows go by the candidates
 	// alone.
 	Leave []Class
-	// MaxAge is how old the last answered probe may be; 0 means DefaultMaxAge,
+	// MaxAge is how old the last sign of life may be, an answer to a probe or,
+	// where the NIC is watched, the peer's own probe; 0 means DefaultMaxAge,
 	// negative means that the path is never probed and always alive.
 	MaxAge time.Duration
+	// Quiet is that for new flows while another candidate is heard within its own;
+	// 0 means MaxAge. When all fall silent at once, it is not the paths.
+	Quiet time.Duration
+	// Due is how long after it left an answer to a probe may come: the path is
+	// refused once the third unanswered one is older, also where the peer's own
+	// probes come in. 0 means that nothing is made of unanswered probes.
+	Due time.Duration
 	// Routed leaves direct flows to the host's routing, marked with Mark, instead
 	// of sending them out: for hosts that masquerade, since what the kernel
 	// sends out directly does not pass netfilter. The caller's rules lead the
@@ -108,4 +116,5 @@ type Live struct {
 	Reply   time.Duration // our last probe that was answered: when the answer came
 	Sent    time.Duration // our last probe that went out
 	Request time.Duration // the peer's last probe
+	Missed  time.Duration // the third of our probes that have no answer, of those after the last that has
 }

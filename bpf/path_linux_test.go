@@ -163,18 +163,75 @@ func TestDefaultMaxAge(t *testing.T) {
 	}
 }
 
-// TestPeersProbes: while we do not ask ourselves, the peer's probes count; while
-// we ask and get no answer, they do not.
+// TestQuiet: a path that is silent while others are heard gets no new flow, and
+// keeps those it has until it is dead; when all are silent, the one heard last
+// gets them, and the pause of one host refuses nobody.
+func TestQuiet(t *testing.T) {
+	c, paths := newPaths(t, ClassifierConfig{})
+	quiet := Path{Ifindex: loopback, State: PathUp, MaxAge: 20 * time.Second, Quiet: 8 * time.Second}
+	suspect := quiet
+	suspect.State = PathSuspect
+	must(t, paths.SetCandidates(2, Realtime, []PathID{1, 2, 3}))
+	const s = time.Second
+	for i, tt := range []struct {
+		name  string
+		paths [3]Path
+		ages  [3]time.Duration
+		want  PathID
+	}{
+		{"all heard", [3]Path{quiet, quiet, quiet}, [3]time.Duration{0, 0, 0}, 1},
+		{"the first silent", [3]Path{quiet, quiet, quiet}, [3]time.Duration{10 * s, 0, 0}, 2},
+		{"two silent", [3]Path{quiet, quiet, quiet}, [3]time.Duration{10 * s, 12 * s, 0}, 3},
+		{"all silent: the one heard last", [3]Path{quiet, quiet, quiet}, [3]time.Duration{12 * s, 10 * s, 14 * s}, 2},
+		{"all silent: the first of equals", [3]Path{quiet, quiet, quiet}, [3]time.Duration{10 * s, 10 * s, 10 * s}, 1},
+		{"all too long", [3]Path{quiet, quiet, quiet}, [3]time.Duration{30 * s, 30 * s, 30 * s}, 0},
+		{"a suspect heard", [3]Path{quiet, suspect, quiet}, [3]time.Duration{10 * s, 0, 10 * s}, 2},
+		{"the first suspect heard", [3]Path{quiet, suspect, suspect}, [3]time.Duration{10 * s, s, 0}, 2},
+		{"all silent: a suspect last", [3]Path{suspect, quiet, suspect}, [3]time.Duration{9 * s, 15 * s, 10 * s}, 2},
+		{"no bound for it", [3]Path{{Ifindex: loopback, State: PathUp, MaxAge: 20 * s}, quiet, quiet}, [3]time.Duration{10 * s, 0, 0}, 1},
+		{"never probed", [3]Path{{Ifindex: loopback, State: PathUp, MaxAge: -1, Quiet: s}, quiet, quiet}, [3]time.Duration{10 * s, 0, 0}, 1},
+	} {
+		now := Monotonic()
+		for k := range 3 {
+			must(t, paths.Set(PathID(k+1), tt.paths[k]), paths.Answered(PathID(k+1), now-tt.ages[k]))
+		}
+		if got := pathOf(t, c, uint16(i+1)); got != tt.want {
+			t.Errorf("%s: path %d, want %d", tt.name, got, tt.want)
+		}
+	}
+	stay := uint16(1) // the flow of the first case is on path 1
+	for _, tt := range []struct {
+		age  time.Duration
+		want PathID
+	}{{10 * s, 1}, {30 * s, 2}} {
+		must(t, paths.Set(1, quiet), paths.Answered(1, Monotonic()-tt.age), paths.Set(2, quiet), paths.Answered(2, Monotonic()))
+		if got := pathOf(t, c, stay); got != tt.want {
+			t.Errorf("a flow that is there, silent for %v: path %d, want %d", tt.age, got, tt.want)
+		}
+	}
+	for _, p := range []Path{{Quiet: -1}, {Due: -1}} {
+		if paths.Set(1, p) == nil {
+			t.Errorf("%+v: no error", p)
+		}
+	}
+}
+
+// TestPeersProbes: the peer's probes count as signs of life where ours are seen
+// to go out, unless ours stay unanswered; what we do not ask is not missed.
 func TestPeersProbes(t *testing.T) {
 	c, paths := newPaths(t, ClassifierConfig{})
-	must(t, paths.Set(1, Path{Ifindex: loopback, State: PathUp, MaxAge: time.Minute}), paths.SetCandidates(2, Realtime, []PathID{1}))
+	must(t, paths.Set(1, Path{Ifindex: loopback, State: PathUp, MaxAge: time.Minute, Due: 90 * time.Second}), paths.SetCandidates(2, Realtime, []PathID{1}))
 	now, old := uint64(Monotonic()), uint64(Monotonic()-2*time.Minute)
 	for i, tt := range []struct {
 		live classifierLive
 		want PathID
 	}{
 		{classifierLive{Reply: old, Sent: old, Request: now}, 1},
-		{classifierLive{Reply: old, Sent: now, Request: now}, 0},
+		{classifierLive{Reply: old, Sent: now, Request: now}, 1},
+		{classifierLive{Reply: old, Sent: now, Request: now, Missed: old}, 0},
+		{classifierLive{Reply: old, Sent: now, Request: now, Missed: now - uint64(time.Minute)}, 1}, // not due
+		{classifierLive{Reply: old, Sent: old, Request: now, Missed: old}, 1},                       // we have stopped asking
+		{classifierLive{Reply: now, Sent: now, Request: old, Missed: old}, 0},
 		{classifierLive{Reply: old, Sent: old, Request: old}, 0},
 		{classifierLive{Reply: old, Sent: 0, Request: now}, 0}, // nothing sees what we send
 		{classifierLive{Reply: now, Sent: old, Request: old}, 1},

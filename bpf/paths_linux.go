@@ -63,12 +63,18 @@ func (p *Paths) Set(id PathID, path Path) error {
 	if path.Ifindex < 0 || path.Ifindex > 1<<31-1 {
 		return fmt.Errorf("set path %d: interface index %d: must not be negative", id, path.Ifindex)
 	}
+	if path.Quiet < 0 || path.Due < 0 {
+		return fmt.Errorf("set path %d: quiet %v, due %v: must not be negative", id, path.Quiet, path.Due)
+	}
 	v := classifierPath{Ifindex: uint32(path.Ifindex), Mark: path.Mark, State: uint8(path.State), Keep: 0xff}
 	switch {
 	case path.MaxAge == 0:
 		v.MaxAge = uint64(DefaultMaxAge)
 	case path.MaxAge > 0:
 		v.MaxAge = uint64(path.MaxAge)
+	}
+	if v.MaxAge > 0 {
+		v.Quiet, v.Due = uint64(path.Quiet), uint64(path.Due)
 	}
 	for _, c := range path.Leave {
 		if c >= numClasses {
@@ -137,7 +143,7 @@ func (p *Paths) Live(id PathID) (Live, error) {
 	if err := p.live.Lookup(uint32(id), &v); err != nil {
 		return Live{}, explain(fmt.Sprintf("read path %d", id), err)
 	}
-	return Live{time.Duration(v.Reply), time.Duration(v.Sent), time.Duration(v.Request)}, nil
+	return Live{time.Duration(v.Reply), time.Duration(v.Sent), time.Duration(v.Request), time.Duration(v.Missed)}, nil
 }
 
 // Answered is for probes whose answers user space takes: where no reflector is

@@ -347,7 +347,14 @@ __noinline int take(struct xdp_md *ctx, __u32 family)
 		 * watches egress, only what is newer counts. */
 		return count(PROBE_REPLY_LATE, XDP_DROP);
 	}
-	l->top = sequence;
+	if (!l->reply || (__s32)(sequence - l->top) > 0) {
+		struct sent *ahead;
+
+		l->top = sequence;
+		slot = path * SENT_SLOTS + (sequence + UNANSWERED) % SENT_SLOTS;
+		ahead = bpf_map_lookup_elem(&sents, &slot);
+		l->missed = ahead && ahead->sequence == sequence + UNANSWERED ? ahead->at : 0;
+	}
 	l->reply = now;
 
 	r.t1_ntp = ntp(u.p.sender_seconds, u.p.sender_fraction);
@@ -453,8 +460,11 @@ int probe_egress(struct __sk_buff *skb)
 	slot = path * SENT_SLOTS + s.sequence % SENT_SLOTS;
 	bpf_map_update_elem(&sents, &slot, &s, BPF_ANY);
 	l = bpf_map_lookup_elem(&live, &path);
-	if (l)
+	if (l) {
 		l->sent = s.at;
+		if (!l->missed && (__s32)(s.sequence - l->top) >= UNANSWERED)
+			l->missed = s.at;
+	}
 	return count(PROBE_SENT, TC_ACT_UNSPEC);
 }
 

@@ -35,6 +35,7 @@ type reflectorLive struct {
 	Reply   uint64
 	Sent    uint64
 	Request uint64
+	Missed  uint64
 	Top     uint32
 	Unused  uint32
 }
@@ -42,6 +43,8 @@ type reflectorLive struct {
 type reflectorPath struct {
 	_           structs.HostLayout
 	MaxAge      uint64
+	Quiet       uint64
+	Due         uint64
 	Ifindex     uint32
 	Mark        uint32
 	NextHop     [4]uint32

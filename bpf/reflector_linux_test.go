@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"testing"
@@ -445,6 +446,30 @@ func TestReplies(t *testing.T) {
 		take("one of many under way", answer(asker4, reflector4, probe(20+n)), ProbeReply)
 		if r, err := replies.Read(); err != nil || r.Sequence != 20+n || r.Sent == 0 {
 			t.Fatalf("reply %+v, %v, want number %d", r, err, 20+n)
+		}
+	}
+
+	// The third of those without an answer is missed.
+	left := map[uint32]time.Duration{0: 0}
+	missed := func(what string, want uint32) {
+		t.Helper()
+		if l, err := paths.Live(5); err != nil || l.Missed != left[want] {
+			t.Fatalf("%s: missed %v, %v, want that of number %d; they left at %v", what, l.Missed, err, want, left)
+		}
+	}
+	missed("all answered", 0)
+	for n := uint32(520); n <= 525; n++ {
+		send(datagram(asker4, reflector4, probe(n)))
+		l, err := paths.Live(5)
+		must(t, err)
+		left[n] = l.Sent
+		missed(fmt.Sprintf("%d under way", n), map[bool]uint32{true: 522}[n >= 522])
+	}
+	for _, tt := range []struct{ n, missed uint32 }{{521, 524}, {520, 524}, {523, 0}, {525, 0}} {
+		take("out of order", answer(asker4, reflector4, probe(tt.n)), ProbeReply)
+		missed(fmt.Sprintf("%d answered", tt.n), tt.missed)
+		if _, err := replies.Read(); err != nil {
+			t.Fatal(err)
 		}
 	}
 

@@ -188,7 +188,9 @@ struct classifier_settings {
 
 /* A path as user space sees it. */
 struct path {
-	__u64 max_age;           /* ns a probe's answer counts for; 0: for ever */
+	__u64 max_age;           /* ns a sign of life counts for; 0: for ever */
+	__u64 quiet;             /* the same for new flows, while other paths are heard; 0: as max_age */
+	__u64 due;               /* ns after which probes without answer count; 0: never */
 	__u32 ifindex;
 	__u32 mark;              /* for ROUTED */
 	__u32 next_hop[4];
@@ -205,9 +207,13 @@ struct live {
 	__u64 reply;             /* our probe was answered */
 	__u64 sent;              /* our probe went out */
 	__u64 request;           /* the peer's probe came in */
+	__u64 missed;            /* when the last of the UNANSWERED probes after top left, 0: fewer have */
 	__u32 top;               /* highest answered sequence number */
 	__u32 unused;
 };
+
+/* So many probes in a row say something when none of them is answered. */
+#define UNANSWERED 3
 
 /* ---- reflector ---- */
 

@@ -122,6 +122,7 @@ func (w *watch) follow(p *peerWatch, now time.Duration) {
 			delete(p.counted, id)
 			delete(p.probed, id)
 			delete(p.paced, id)
+			delete(p.alone, id)
 			delete(p.aimed, id)
 			p.runner.RemovePath(id)
 			p.runner.RemovePath(helloBit | id)
@@ -231,12 +232,18 @@ func since(last, next *bond.Fates) (packets int, c pathsel.Counts) {
 	return packets, c
 }
 
-// boost probes faster where the table asks for it.
-func (p *peerWatch) boost() {
+// boost probes faster where the table asks for it, and where the peer's kernel has only our probes to judge by.
+func (p *peerWatch) boost(now time.Duration, due bool) {
 	for _, path := range p.paths {
+		if due && p.kernel != nil {
+			p.alone[path.id] = p.kernel.alone(now, p.cfg.Name, path.id)
+		}
 		p.mu.Lock()
 		until, interval := p.table.Boost(path.id), p.table.Interval(path.id)
 		p.mu.Unlock()
+		if p.alone[path.id] {
+			interval /= 2
+		}
 		if interval != p.paced[path.id] {
 			p.paced[path.id] = interval
 			p.runner.Pace(path.id, interval)

@@ -18,8 +18,26 @@ import (
 	"github.com/landbridge/landbridge/pathsel"
 )
 
-// hopEvery is how often the routes of uplinks are looked up for direct flows.
-const hopEvery = time.Second
+const (
+	// hopEvery is how often the routes of uplinks are looked up for direct flows.
+	hopEvery = time.Second
+
+	// darkWithin is after which time no new flow goes on a path that went dark. What had left before arrives for a one-way
+	// delay; what remains of the time, and is not spared for the kernel's clock and a later packet than most, is patience.
+	darkWithin = 200 * time.Millisecond
+	darkSpare  = 15 * time.Millisecond
+	// quietLeast is the patience with paths on which that cannot be kept, quietMost that with short ones: 40 probes and
+	// replies a second come in. In steps of quietStep, so that the kernel is not told of every breath.
+	quietLeast, quietMost = 60 * time.Millisecond, 110 * time.Millisecond
+	quietStep             = 5 * time.Millisecond
+	// dueSpare is how long after a usual round trip the third unanswered probe makes a path dead in the kernel, where the
+	// peer's own come in: the way there alone is lost. Overdue replies keep new flows away before.
+	dueSpare = 100 * time.Millisecond
+
+	// aloneAfter is how long the peer's probes have to be missing, while ours are answered, until it is taken for standing
+	// still. Then its kernel has only ours to judge by.
+	aloneAfter = 300 * time.Millisecond
+)
 
 // kernel is the node's live path table in the kernel, which the classifier picks from: the paths of all peers, and for
 // each peer and class the order of its paths. Safe for concurrent use.
@@ -202,6 +220,9 @@ func (k *kernel) decided(now time.Duration, peer string, paths []watchedPath, up
 		if path.Ifindex == 0 || kp.unrouted {
 			path.State = bpf.PathDown // its interface is gone, or the host would send its flows anywhere
 		}
+		if kp.taken { // else times have the scheduler's noise
+			path.Quiet, path.Due = patience(&states[i])
+		}
 		for c := range d.Classes {
 			if ch := &d.Classes[c]; states[i].State == pathsel.StateBrownout && policy.Classes[c].LeaveBrownout && ch.OK && ch.Path != w.id {
 				path.Leave = append(path.Leave, kernelClass(pathsel.Class(c)))
@@ -252,6 +273,28 @@ func (k *kernel) route(kp *kernelPath, u config.NodeUplink) {
 	}
 	kp.unrouted = err != nil
 	kp.hop.Routed, kp.hop.Mark = true, uint32(directTable(kp.id))
+}
+
+// patience is after which silence new flows avoid a path, and when answers to probes are due.
+func patience(s *pathsel.PathState) (quiet, due time.Duration) {
+	back, round := s.Back.Delay.P95, s.RTT.P95
+	if round == 0 {
+		return 0, 0 // nothing is known yet
+	}
+	quiet = min(max(darkWithin-darkSpare-back, quietLeast), quietMost).Truncate(quietStep)
+	return quiet, (round + dueSpare + quietStep - 1).Truncate(quietStep)
+}
+
+// alone tells whether the peer's own probes have ceased on a path that answers.
+func (k *kernel) alone(now time.Duration, peer string, id uint8) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	p := k.peers[peer]
+	if p == nil || p.paths[id] == nil {
+		return false
+	}
+	l, err := k.table.Live(p.paths[id].id)
+	return err == nil && l.Request > 0 && now-l.Request > aloneAfter && now-l.Reply < bpf.DefaultMaxAge
 }
 
 // forget empties what belongs to a peer.

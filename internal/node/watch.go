@@ -84,6 +84,7 @@ type peerWatch struct {
 	probed    map[uint8]bool
 	boosted   map[uint8]time.Duration
 	paced     map[uint8]time.Duration // by path, what the runner was told
+	alone     map[uint8]bool          // by path: the peer answers probes, and sends none
 	counted   map[uint8]counted
 
 	told []netip.Addr // addresses of an agent that the guard knows
@@ -208,7 +209,7 @@ func (w *watch) reopen(u config.NodeUplink) {
 func (w *watch) add(cfg config.Peer, b *bond.Bond) {
 	p := &peerWatch{
 		cfg: cfg, bond: b, kernel: w.kernel, table: pathsel.NewTable(0), probed: map[uint8]bool{}, boosted: map[uint8]time.Duration{}, paced: map[uint8]time.Duration{},
-		ports: map[string]uint16{}, counted: map[uint8]counted{}, aimed: map[uint8]hello{},
+		ports: map[string]uint16{}, counted: map[uint8]counted{}, alone: map[uint8]bool{}, aimed: map[uint8]hello{},
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -369,7 +370,7 @@ func (w *watch) step(p *peerWatch, now time.Duration, due bool) {
 	if changed || due {
 		w.decide(p, now)
 	}
-	p.boost()
+	p.boost(now, due)
 }
 
 // forget undoes what the run goroutine did for a peer that is gone.

@@ -51,12 +51,14 @@ type link struct {
 	rate  float64 // bytes a second
 	delay time.Duration
 	next  time.Time
+	bytes int64
 	lose  atomic.Int64 // so many of the next packets of bulk lanes are lost
 }
 
 func (k *link) pass(n int) time.Time {
 	k.mu.Lock()
 	now := time.Now()
+	k.bytes += int64(n)
 	if k.next.Before(now) {
 		k.next = now
 	}
@@ -263,6 +265,7 @@ type chain struct {
 	keys  []identity.PrivateKey
 	srcs  []struct{ a, b source } // between node i and i+1
 	ends  [][2]*fakeSession
+	bonds []*bond.Bond     // newBonded's, two a hop
 	serve func(c *memConn) // the origin
 	dial  func(ctx context.Context) (net.Conn, error)
 	wg    sync.WaitGroup

@@ -5,9 +5,6 @@ import (
 	"math/bits"
 )
 
-// probeLen is the length of a probe with our tag: 44 bytes of STAMP and a TLV.
-const probeLen = 64
-
 // Offsets and values of the wire format, as in reflector.bpf.c.
 const (
 	stampLen      = 44

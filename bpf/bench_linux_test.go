@@ -220,7 +220,7 @@ func BenchmarkGuardFlood(b *testing.B) {
 func BenchmarkReflector(b *testing.B) {
 	c := loadTestCarrier(b, CarrierConfig{})
 	must(b, c.SetReflector(Reflector{Port: stampPort}), c.SetSessions(map[uint32]Session{9: {Key: testKey}}))
-	frame := datagram(asker4, reflector4, AppendProbe(nil, 1, 1<<32, 9, testKey))
+	frame := datagram(asker4, reflector4, appendProbe(nil, 1, 1<<32, 9, testKey))
 	if v, _, _ := probeVerdict(b, c, frame); v != ProbeReflected {
 		b.Fatal(v)
 	}

@@ -268,7 +268,7 @@ func TestReflectorOnTAP(t *testing.T) {
 		return err
 	})
 	must(t, c.SetReflector(Reflector{Port: stampPort}), c.SetSessions(map[uint32]Session{9: {Key: testKey}}))
-	frame := datagram(asker4, reflector4, AppendProbe(nil, 5, 1<<32, 9, testKey))
+	frame := datagram(asker4, reflector4, appendProbe(nil, 5, 1<<32, 9, testKey))
 	_, err := tap.Write(frame)
 	must(t, err, tap.SetReadDeadline(time.Now().Add(waitLimit)))
 	for b := make([]byte, 2000); ; {
@@ -333,7 +333,7 @@ func TestProbesOverVeth(t *testing.T) {
 					s := socket(t, topo.gateway, "ct0", f.local)
 					for n := range uint32(3) {
 						before := Monotonic()
-						_, err := s.WriteToUDPAddrPort(AppendProbe(nil, uint32(i)*10+n, here.NTP(before), 9, testKey), ap(f.remote))
+						_, err := s.WriteToUDPAddrPort(appendProbe(nil, uint32(i)*10+n, here.NTP(before), 9, testKey), ap(f.remote))
 						must(t, err)
 						r, err := replies.Read()
 						if err != nil {

@@ -1,8 +1,6 @@
 package bpf
 
 import (
-	"encoding/binary"
-	"math/bits"
 	"net/netip"
 	"strconv"
 	"time"
@@ -70,72 +68,6 @@ func ntpDuration(d uint64) time.Duration {
 func NTP(t time.Time) uint64 {
 	const from1900 = 2208988800
 	return uint64(t.Unix()+from1900)<<32 | uint64(t.Nanosecond())<<32/uint64(time.Second)
-}
-
-// ProbeLen is the length of a probe with our tag: 44 bytes of STAMP and a TLV.
-const ProbeLen = 64
-
-// Offsets and values of the wire format, as in reflector.bpf.c.
-const (
-	stampLen      = 44
-	tlvType       = 252
-	tlvLen        = 16
-	tlvUnknown    = 0x80
-	errorEstimate = 0x1601
-)
-
-// AppendProbe appends a session-sender test packet (RFC 8762, section 4.2.1)
-// with our tag. at is [NTP].
-func AppendProbe(b []byte, sequence uint32, at uint64, session uint32, key ProbeKey) []byte {
-	start := len(b)
-	b = binary.BigEndian.AppendUint32(b, sequence)
-	b = binary.BigEndian.AppendUint64(b, at)
-	b = binary.BigEndian.AppendUint16(b, errorEstimate)
-	b = append(b, make([]byte, stampLen-14)...)
-	b = append(b, tlvUnknown, tlvType, 0, tlvLen)
-	b = binary.BigEndian.AppendUint32(b, session)
-	b = binary.BigEndian.AppendUint32(b, 0) // asking
-	return binary.LittleEndian.AppendUint64(b, ProbeTag(b[start:], key))
-}
-
-// ProbeTag is the tag over the first 56 bytes of a probe, the TLV's flags
-// counting as 0: SipHash-2-4.
-func ProbeTag(b []byte, key ProbeKey) uint64 {
-	const length = stampLen + 12
-	k0, k1 := binary.LittleEndian.Uint64(key[:]), binary.LittleEndian.Uint64(key[8:])
-	v0, v1, v2, v3 := k0^0x736f6d6570736575, k1^0x646f72616e646f6d, k0^0x6c7967656e657261, k1^0x7465646279746573
-	round := func() {
-		v0 += v1
-		v1 = bits.RotateLeft64(v1, 13) ^ v0
-		v0 = bits.RotateLeft64(v0, 32)
-		v2 += v3
-		v3 = bits.RotateLeft64(v3, 16) ^ v2
-		v0 += v3
-		v3 = bits.RotateLeft64(v3, 21) ^ v0
-		v2 += v1
-		v1 = bits.RotateLeft64(v1, 17) ^ v2
-		v2 = bits.RotateLeft64(v2, 32)
-	}
-	for i := 0; i < length; i += 8 {
-		w := binary.LittleEndian.Uint64(b[i:])
-		if i == stampLen-4 {
-			w &^= 0xff << 32
-		}
-		v3 ^= w
-		round()
-		round()
-		v0 ^= w
-	}
-	const last = length << 56 & (1<<64 - 1)
-	v3 ^= last
-	round()
-	round()
-	v0 ^= last
-	v2 ^= 0xff
-	for range 4 {
-		round()
-	}
-	return v0 ^ v1 ^ v2 ^ v3
 }
 
 // ProbeVerdict is what became of a packet that was meant for the probes; the

@@ -262,7 +262,7 @@ func TestStampTagged(t *testing.T) {
 	c := loadTestCarrier(t, CarrierConfig{Paths: paths})
 	must(t, c.SetReflector(Reflector{Port: stampPort}), c.SetSessions(map[uint32]Session{9: {Key: testKey, Path: 3}, 10: {Key: ProbeKey{1}}}))
 	const at = uint64(0xe0000000) << 32
-	probe := func(sequence uint32, after uint64) []byte { return AppendProbe(nil, sequence, at+after, 9, testKey) }
+	probe := func(sequence uint32, after uint64) []byte { return appendProbe(nil, sequence, at+after, 9, testKey) }
 	change := func(b []byte, off int, x byte) []byte { b[off] ^= x; return b }
 	own := uint32(0)
 	for _, tt := range []struct {
@@ -284,8 +284,8 @@ func TestStampTagged(t *testing.T) {
 		{"and goes on", probe(1, 2010), ProbeReflected},
 		{"plain", stampRequest(2, 0xe1000000, 0, 0), ProbeUnauthenticated},
 		{"another TLV first", append(stampRequest(2, 0xe1000000, 0, 0), probe(2, 3000)[44:]...), ProbeBadTag},
-		{"no such session", AppendProbe(nil, 2, at+3000, 8, testKey), ProbeNoSession},
-		{"another session's key", AppendProbe(nil, 2, at+3000, 10, testKey), ProbeBadTag},
+		{"no such session", appendProbe(nil, 2, at+3000, 8, testKey), ProbeNoSession},
+		{"another session's key", appendProbe(nil, 2, at+3000, 10, testKey), ProbeBadTag},
 		{"flipped number", change(probe(2, 3000), 3, 1), ProbeBadTag},
 		{"flipped time", change(probe(2, 3000), 11, 1), ProbeBadTag},
 		{"flipped padding", change(probe(2, 3000), 30, 1), ProbeBadTag},
@@ -312,7 +312,7 @@ func TestStampTagged(t *testing.T) {
 			t.Errorf("%s: answer %+v, want number %d", tt.name, r, own)
 		}
 		own++
-		if payload[44]&0x80 != 0 || payload[55] != 1 || binary.LittleEndian.Uint64(payload[56:]) != ProbeTag(payload, testKey) {
+		if payload[44]&0x80 != 0 || payload[55] != 1 || binary.LittleEndian.Uint64(payload[56:]) != probeTag(payload, testKey) {
 			t.Errorf("%s: TLV %x", tt.name, payload[44:])
 		}
 	}
@@ -340,16 +340,16 @@ func TestTagVector(t *testing.T) {
 	for i := range b {
 		b[i] = byte(i)
 	}
-	if got := ProbeTag(b, key); got != 0xda6df54b0a899edc {
+	if got := probeTag(b, key); got != 0xda6df54b0a899edc {
 		t.Errorf("tag %x", got)
 	}
 	b2 := bytes.Clone(b)
 	b2[44] = 0xff
-	if ProbeTag(b, key) != ProbeTag(b2, key) {
+	if probeTag(b, key) != probeTag(b2, key) {
 		t.Error("the flags count")
 	}
 	b2[45]++
-	if ProbeTag(b, key) == ProbeTag(b2, key) {
+	if probeTag(b, key) == probeTag(b2, key) {
 		t.Error("the type does not count")
 	}
 }
@@ -394,7 +394,7 @@ func TestReplies(t *testing.T) {
 		}
 	}
 	at := c.NTP(Monotonic())
-	probe := func(n uint32) []byte { return AppendProbe(nil, n, at+uint64(n), 9, testKey) }
+	probe := func(n uint32) []byte { return appendProbe(nil, n, at+uint64(n), 9, testKey) }
 	take := func(name string, frame []byte, want ProbeVerdict) {
 		t.Helper()
 		if v, code, _ := probeVerdict(t, c, frame); v != want || want != numProbeVerdicts && code != xdpDrop {
@@ -503,7 +503,7 @@ func TestReflectorMutations(t *testing.T) {
 		if n%2 == 1 {
 			src, dst = asker6, reflector6
 		}
-		good := datagram(src, dst, AppendProbe(nil, n, uint64(n+1)<<20, 9, testKey))
+		good := datagram(src, dst, appendProbe(nil, n, uint64(n+1)<<20, 9, testKey))
 		frame := mutate(r, bytes.Clone(good))
 		v, code, out := probeVerdict(t, c, frame)
 		if code != xdpTX {

@@ -51,7 +51,7 @@ func TestCrash(t *testing.T) {
 		m.works(testTimeout, tc.from, "10.20.0.2:80")
 		d := time.Since(began)
 		t.Logf("%s killed and started: flows from %s again after %v", tc.name, tc.from, d.Round(time.Millisecond))
-		if d > 5*time.Second { // 3 s is the promise, of a machine that has nothing else to do
+		if d > 3*time.Second { // the promise; of it, a second or less is used on a machine that is busy with other tests
 			t.Errorf("%s killed and started: flows from %s after %v, want 3s", tc.name, tc.from, d)
 		}
 	}

@@ -118,9 +118,9 @@ func TestOwnQueue(t *testing.T) {
 		told     Self // what pathsel is told meanwhile
 		min, max int  // moves of all classes in a run
 	}{
-		{"filling", Self{Filling: true}, 0, 2},
-		{"loading", Self{Loading: true, Queue: 50 * ms}, 0, 2},
-		{"neither", Self{}, 3, 99},
+		{"filling", Self{Filling: true}, 0, 3},
+		{"loading", Self{Loading: true, Queue: 50 * ms}, 0, 3},
+		{"neither", Self{}, 4, 99},
 	} {
 		for _, seed := range seeds(t, 3) {
 			s := newSim(t, seed, three...)

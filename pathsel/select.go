@@ -13,8 +13,8 @@ const (
 	suspectMove = 650 * time.Millisecond
 	// brownoutDwell is the least time between two moves out of a brownout; it doubles with flaps, as Dwell does.
 	brownoutDwell = time.Second
-	// warmUp is the time after the first choice in which moves from or to a path that the bond fills count as no flaps:
-	// lanes are cold, and it looks for one path's rate after the other's.
+	// warmUp is the time after the first choice in which little is known of any path, and moves from or to one that the
+	// bond fills count as no flaps: lanes are cold, and it looks for one path's rate after the other's.
 	warmUp = time.Minute
 	// maxFlaps bounds the doubling: 10 s become 10 minutes.
 	maxFlaps = 6
@@ -80,10 +80,10 @@ type Choice struct {
 	Began  time.Duration `json:"began,omitempty"` // when a path was chosen after there had been none
 	Flaps  int           `json:"flaps"`           // moves that followed soon after another
 	Kind   WhyKind       `json:"kind"`
-	From   Figures       `json:"from"` // what was left, as of Since
-	To     Figures       `json:"to"`   // what was chosen
-	Margin float64       `json:"margin"`
-	Order  []Candidate   `json:"order"` // best first; paths that are down are not in it
+	From   Figures       `json:"from"`   // what was left, as of Since
+	To     Figures       `json:"to"`     // what was chosen
+	Margin float64       `json:"margin"` // by which To had to be better; 0: it had not
+	Order  []Candidate   `json:"order"`  // best first; paths that are down are not in it
 }
 
 // Decision is what Select decides for all classes, as of At. The zero value is "nothing decided yet".
@@ -154,8 +154,8 @@ func (c *Choice) decide(now time.Duration, states []PathState, v *view) {
 			best, bestCost = i, x
 		}
 	}
-	if kind, to := c.move(now, states, own, best, v, p); kind != WhyNone {
-		c.take(now, kind, own, &states[to], v, p)
+	if kind, to, margin := c.move(now, states, own, best, v, p); kind != WhyNone {
+		c.take(now, kind, own, &states[to], margin, v, p)
 	} else if best < 0 {
 		*c = Choice{Class: c.Class, Flaps: c.Flaps, Since: c.Since, Order: c.Order}
 	}
@@ -176,31 +176,36 @@ func (p *PathState) rank() int {
 // filled tells that the bond itself makes a queue on the path.
 func (p *PathState) filled() bool { return p.Out.Filling || p.Back.Filling || p.Out.Queue > ownQueue }
 
-// move says whether the class moves, why and to which state's index.
-func (c *Choice) move(now time.Duration, states []PathState, own *PathState, best int, v *view, p *ClassPolicy) (WhyKind, int) {
+// move says whether the class moves, why, to which state's index, and by how much that had to be better.
+func (c *Choice) move(now time.Duration, states []PathState, own *PathState, best int, v *view, p *ClassPolicy) (_ WhyKind, to int, margin float64) {
 	switch {
 	case best < 0:
-		return WhyNone, 0
+		return WhyNone, 0, 0
 	case !c.OK:
-		return WhyFirst, best
+		return WhyFirst, best, 0
 	case own == nil || own.State == StateDown:
-		return WhyFailed, best
+		return WhyFailed, best, 0
 	case states[best].ID == own.ID || states[best].rank() > 0:
-		return WhyNone, 0 // nothing better, or all are silent: probably it is us
+		return WhyNone, 0, 0 // nothing better, or all are silent: probably it is us
 	case own.State == StateSuspect:
 		if own.Fresh(now) > suspectMove {
-			return WhyFailed, best
+			return WhyFailed, best, 0
 		}
-		return WhyNone, 0
+		return WhyNone, 0, 0
 	}
 	// What is in use gets the benefit of the doubt, and the others bear the burden of proof; in a brownout the change is
-	// what was proved, and half the margin will do.
+	// what was proved, and half the margin will do. In the first minute half of all that does: the first choice is merely
+	// the path that answered first.
 	brownout := own.State == StateBrownout && p.LeaveBrownout
 	mine, theirs, part := kindly, severely, 1.0
-	if brownout {
+	switch {
+	case brownout:
 		mine, theirs, part = fairly, fairly, 0.5
+	case now-c.Began < warmUp:
+		mine, theirs, part = 0.5*kindly, 0.5*severely, 0.5
 	}
-	stay, to := v.cost(c.Class, own, mine), best
+	stay := v.cost(c.Class, own, mine)
+	to = best
 	least := math.Inf(1)
 	for i := range states {
 		s := &states[i]
@@ -211,20 +216,20 @@ func (c *Choice) move(now time.Duration, states []PathState, own *PathState, bes
 			least, to = x, i
 		}
 	}
-	if least+part*p.margin(c.Class, stay) >= stay {
-		return WhyNone, 0
+	if margin = part * p.margin(c.Class, stay); least+margin >= stay {
+		return WhyNone, 0, 0
 	}
 	switch age := now - c.Since; {
 	case brownout && age >= brownoutDwell<<c.Flaps:
-		return WhyBrownout, to
+		return WhyBrownout, to, margin
 	case age >= p.Dwell<<c.Flaps:
-		return WhyBetter, to
+		return WhyBetter, to, margin
 	}
-	return WhyNone, 0
+	return WhyNone, 0, 0
 }
 
 // take makes the move.
-func (c *Choice) take(now time.Duration, kind WhyKind, own, to *PathState, v *view, p *ClassPolicy) {
+func (c *Choice) take(now time.Duration, kind WhyKind, own, to *PathState, margin float64, v *view, p *ClassPolicy) {
 	from := Figures{Path: c.Path}
 	if own != nil {
 		from = v.figures(c.Class, own)
@@ -239,9 +244,8 @@ func (c *Choice) take(now time.Duration, kind WhyKind, own, to *PathState, v *vi
 	case age > 8*max(p.Dwell, brownoutDwell)<<c.Flaps:
 		c.Flaps = 0
 	}
-	c.OK, c.Path, c.Since, c.Kind, c.From = true, to.ID, now, kind, from
+	c.OK, c.Path, c.Since, c.Kind, c.From, c.Margin = true, to.ID, now, kind, from, margin
 	c.To = v.figures(c.Class, to)
-	c.Margin = p.margin(c.Class, v.cost(c.Class, to, fairly))
 }
 
 func (v *view) figures(class Class, s *PathState) Figures {

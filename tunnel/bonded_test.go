@@ -241,3 +241,59 @@ func TestCrowd(t *testing.T) {
 		})
 	}
 }
+
+// TestIdleNodes: once lanes are warm, two nodes without flows fill none again, and the lanes' keep-alives, the bond's probes
+// and reports cost a path less than STAMP's probes and their answers leave of 64 kbit/s.
+func TestIdleNodes(t *testing.T) {
+	t.Parallel()
+	const most = 24.0 // kbit/s, one way
+	for name, texts := range map[string][]string{
+		"typical": {"20mbit queue 100ms delay 90ms jitter 2ms loss 1% ge 0.002/0.2/0.3", "20mbit queue 100ms delay 110ms jitter 2ms loss 0.5%",
+			"20mbit queue 100ms delay 80ms jitter 5ms loss 2% ge 0.003/0.15/0.3"},
+		"heavy": {"20mbit queue 60ms delay 90ms jitter 5ms loss 5% ge 0.005/0.1/0.2", "20mbit queue 60ms delay 110ms jitter 5ms loss 3%",
+			"20mbit queue 60ms delay 80ms jitter 10ms loss 10%"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			bubble(t, func(t *testing.T) {
+				var links []wan.Impairment
+				for _, text := range texts {
+					imp, err := wan.ParseImpairment(text)
+					if err != nil {
+						t.Fatal(err)
+					}
+					links = append(links, imp)
+				}
+				c, done := newBonded(t, seeded(t).Uint64(), [][]wan.Impairment{links}, warm, raw)
+				defer done()
+				c.warmed()
+				time.Sleep(30 * time.Second) // some are filled on from what they need to what they should have
+				count := func() (filler int64, paths map[string]uint64) {
+					paths = map[string]uint64{}
+					for i, n := range c.nodes {
+						for _, l := range n.Stats().Peers[0].Lanes {
+							filler += l.Filler
+						}
+						for _, p := range c.bonds[i].Stats().Paths {
+							paths[n.cfg.Name+" "+p.Name] = p.SentBytes
+						}
+					}
+					return filler, paths
+				}
+				const span = 2 * time.Minute
+				filler, before := count()
+				time.Sleep(span)
+				later, after := count()
+				if later != filler {
+					t.Errorf("%d bytes of filler on idle nodes", later-filler)
+				}
+				for name, n := range after {
+					kbit := float64(n-before[name]) * 8 / 1000 / span.Seconds()
+					if kbit > most || kbit < 1 {
+						t.Errorf("path %s: %.1f kbit/s, want at most %v", name, kbit, most)
+					}
+				}
+			})
+		})
+	}
+}

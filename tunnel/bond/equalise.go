@@ -47,7 +47,7 @@ func (s *Session) above(at stamp, l *laneRx) time.Duration {
 	switch {
 	case l.class != Bulk:
 		return margin(s.slowest())
-	case l.lean(at), l.start && !l.young:
+	case l.lean(at), l.start:
 		return equaliseMargin
 	}
 	return s.bulkMargin(l.young)

@@ -64,7 +64,8 @@ type laneRx struct {
 	common    int64 // common delay of an equalised lane, µs against the clock offset; 0 with !haveCommon
 	commonAt  stamp
 	haveDelay bool
-	start     bool            // the newest packet was one of the peer's first after a pause
+	toldStart bool            // the newest packet was one of the peer's first after a pause
+	start     bool            // and the lane was not young when they began
 	small     int             // packets under fullSize in a row
 	lastAt    stamp           // newest packet
 	active    [maxPaths]stamp // newest packet of the lane by path
@@ -112,12 +113,7 @@ func (l *laneRx) equalised() bool {
 // source takes a packet off a path: sent is its send time on this clock (against the unknown offset), of a repetition
 // that of the first time (see sentAbout).
 func (l *laneRx) source(now stamp, seq uint64, payload []byte, sent stamp) {
-	if l.bornAt == 0 {
-		l.bornAt = now
-	}
-	if l.young && (l.received > youngLane || now-l.bornAt > us(youngFor)) {
-		l.young = false
-	}
+	l.age(now)
 	if !l.put(now, seq, payload, sent) {
 		return
 	}
@@ -127,6 +123,16 @@ func (l *laneRx) source(now stamp, seq uint64, payload []byte, sent stamp) {
 	if l.dec != nil {
 		l.rec = l.dec.Source(seq, payload, l.rec[:0])
 		l.putRecovered(now)
+	}
+}
+
+// age ends the lane's youth.
+func (l *laneRx) age(now stamp) {
+	if l.bornAt == 0 {
+		l.bornAt = now
+	}
+	if l.young && (l.received > youngLane || now-l.bornAt > us(youngFor)) {
+		l.young = false
 	}
 }
 

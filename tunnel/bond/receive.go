@@ -86,7 +86,7 @@ func (s *Session) accept(now time.Time, at stamp, u *uplink, addr netip.AddrPort
 		}
 		rx.lastSource = at
 		seq, sent := extend24(h.laneSeq, l.rx.high), at-stamp(owd)
-		news := h.aux&auxAgain == 0 && l.rx.onStart(seq, h.aux&auxStart != 0)
+		news := h.aux&auxAgain == 0 && l.rx.onStart(at, seq, h.aux&auxStart != 0)
 		if data := len(body) >= fullSize && l.rx.lean(at); l.rx.equalised() && (data || news || !l.rx.haveDelay) {
 			l.rx.note(at, len(body))
 			s.equalise(at, l.rx)

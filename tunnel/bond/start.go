@@ -56,24 +56,28 @@ func (s *Session) startHold(p *pathTx) time.Duration {
 }
 
 // firstTwice sends the first packet after a pause over a second path too: no repair is of it, and all that follows waits
-// for it.
+// for it. The copy is no repetition: its time is as exact, and a packet handed over early would end QUIC's slow start.
 func (s *Session) firstTwice(now time.Time, at stamp, l *Lane, seq uint64, o *outPacket) {
 	if l.tx.class != Bulk || !s.b.out.room() {
 		return
 	}
 	if q := s.other(at, l.tx.class, 1<<o.path, o.buf.n); q != nil {
-		s.copy(now, at, q, l, seq, o)
+		s.b.emit(now, at, q, header{kind: kindSource, lane: l.id, aux: auxStart, laneSeq: uint32(seq)}, o.buf.bytes(), true, false)
 	}
 }
 
-// onStart notes whether a new packet is one of the peer's first ones after a pause, and tells whether that is news.
-func (l *laneRx) onStart(seq uint64, starts bool) bool {
-	if l.class != Bulk || seq < l.high || starts == l.start {
+// onStart notes whether a new packet is one of the peer's first ones after a pause, and tells whether the common delay is to
+// be found anew for it. While a lane is young its delay only grows: QUIC's slow start would end otherwise.
+func (l *laneRx) onStart(now stamp, seq uint64, starts bool) bool {
+	if l.class != Bulk || seq < l.high || starts == l.toldStart {
 		return false
 	}
-	l.start = starts
-	if !l.young {
-		l.haveDelay = false // found anew, shorter or longer
+	l.age(now)
+	was := l.start
+	l.toldStart, l.start = starts, starts && !l.young
+	if l.start == was {
+		return false
 	}
+	l.haveDelay = false // it may be shorter
 	return true
 }

@@ -19,7 +19,7 @@ func TestStart(t *testing.T) {
 		p := w.lane(sa, sb, Bulk)
 		defer p.close()
 		p.transfer(t, seed, 5*time.Second)
-		time.Sleep(3 * time.Second)
+		time.Sleep(youngFor) // idle, and no longer young
 
 		type sample struct {
 			above              time.Duration // of the common delay over the slowest path's base

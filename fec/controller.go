@@ -18,7 +18,7 @@ type Limits struct {
 // FEC (ARCHITECTURE, Decisions).
 var (
 	BulkLimits        = Limits{Max: 0.08, Target: 0.005}
-	InteractiveLimits = Limits{Max: 0.20, Target: 0.001, Tail: 0.002}
+	InteractiveLimits = Limits{Max: 0.20, Target: 0.001}
 	RealtimeLimits    = Limits{Max: 0.20, Target: 0.001}
 )
 

@@ -47,7 +47,7 @@ func (s *Session) sendCopies(now time.Time, at stamp, l *Lane, seq uint64, o *ou
 
 // copied tells whether a repetition is to be followed by copies.
 func (l *laneTx) copied(at stamp, o *outPacket, p *pathTx) bool {
-	return o.tries > 2 || l.shelter > 0 && p.lossShort > copyLoss || l.class == Bulk && at-l.fullFrom < us(startTime)
+	return o.tries > 2 || l.class == Interactive || l.shelter > 0 && p.lossShort > copyLoss || l.class == Bulk && at-l.fullFrom < us(startTime)
 }
 
 // copy sends a lane packet once more without expecting word of this copy.

@@ -7,6 +7,13 @@ const (
 	// other of the bond's rate would cost a bulk lane more in round trip than it brings.
 	leftOutDelay = 150 * time.Millisecond
 	leftOutShare = 0.05
+	// avoidLater is how much later a path counts for the repair or repetition of what it carried.
+	avoidLater = 20 * time.Millisecond
+	// For each repair of the same train that it has carried, a path counts as later by a repairSpread-th of its round trip,
+	// of which each further repair takes a repairForget-th away: a path is not used that is later than another by half a
+	// round trip, from which on a repetition is hardly later.
+	repairSpread = 10
+	repairForget = 5
 )
 
 type pickMode uint8
@@ -41,7 +48,7 @@ func (s *Session) pick(at stamp, c Class, how pickMode, n int, avoid uint8) (*pa
 		}
 		score := s.arrival(at, p, n, how == pickAgain)
 		if p.id == avoid {
-			score += us(20 * time.Millisecond)
+			score += us(avoidLater)
 		}
 		if best == nil || score < bestScore {
 			best, bestScore = p, score
@@ -57,6 +64,34 @@ func (s *Session) pick(at stamp, c Class, how pickMode, n int, avoid uint8) (*pa
 		return nil, best.nextFree
 	}
 	return best, 0
+}
+
+// pickRepair chooses the path for a lane's next repair, of n bytes: as for a repetition, but each one that a path carries
+// makes it count as later for the next, so that they spread. A burst of loss on one path, which may well be the one of the packets
+// they protect, must not take them all.
+func (s *Session) pickRepair(at stamp, t *laneTx, n int) (*pathTx, stamp) {
+	allowed := s.allowedPaths(t.class)
+	var best *pathTx
+	var bestScore, wait stamp
+	for _, p := range s.b.paths {
+		if allowed>>p.id&1 == 0 || !s.hasRoom(p, n) || t.class == Bulk && s.leftOut(p) {
+			continue
+		}
+		if p.nextFree > at {
+			if wait == 0 || p.nextFree < wait {
+				wait = p.nextFree
+			}
+			continue
+		}
+		score := s.arrival(at, p, n, true) + t.repaired[p.id]
+		if p.id == t.lastPath {
+			score += us(avoidLater)
+		}
+		if best == nil || score < bestScore {
+			best, bestScore = p, score
+		}
+	}
+	return best, wait
 }
 
 // other is the path but those used on which a copy of a packet of the class arrives first. It may go a little into the

@@ -28,6 +28,9 @@ func (t *laneTx) onSource(at stamp, seq uint64, payload []byte, path uint8) {
 		ratio = t.ctl.Ratio()
 	}
 	t.debt += ratio
+	if t.uncovered == 0 {
+		clear(t.repaired[:])
+	}
 	t.uncovered++
 	t.lastPath = path
 	t.tailDue = 0
@@ -129,7 +132,7 @@ func (s *Session) sendRepair(now time.Time, at stamp, l *Lane) (bool, stamp) {
 				return false, due
 			}
 		} else {
-			t.tailDue = t.ctl.TailRepairs(t.uncovered)
+			t.tailDue, t.tailLen = t.ctl.TailRepairs(t.uncovered), t.uncovered
 			t.tailFrom, t.uncovered, t.debt = 0, 0, 0
 		}
 	}
@@ -141,13 +144,18 @@ func (s *Session) sendRepair(now time.Time, at stamp, l *Lane) (bool, stamp) {
 		t.tailDue, t.debt = 0, 0
 		return false, 0
 	}
-	// Over another path than the one it protects, and the tail's repairs in turn over all others.
-	avoid := t.lastPath
-	how := pickAgain
-	if t.class == Bulk && t.shelter == 0 {
-		how = pickSpread // the first packets fill all paths, and the slowest one's are waited for
+	if t.tailDue > 0 { // what is missing before the train must not cost it its repairs
+		k := min(n, t.tailLen)
+		first, n = first+uint64(n-k), k
 	}
-	p, wait := s.pick(at, t.class, how, t.enc.Size(first, n), avoid)
+	var p *pathTx
+	var wait stamp
+	if size := t.enc.Size(first, n); t.class == Bulk && t.shelter == 0 {
+		// The first packets fill all paths, and the slowest one's are waited for.
+		p, wait = s.pick(at, t.class, pickSpread, size, t.lastPath)
+	} else {
+		p, wait = s.pickRepair(at, t, size)
+	}
 	if p == nil {
 		return false, wait
 	}
@@ -168,6 +176,10 @@ func (s *Session) sendRepair(now time.Time, at stamp, l *Lane) (bool, stamp) {
 	p.pace(at, size)
 	t.repairs++
 	p.repairs++
+	for i := range t.repaired {
+		t.repaired[i] -= t.repaired[i] / repairForget
+	}
+	t.repaired[p.id] += us(p.rtt / repairSpread)
 	if t.tailDue > 0 {
 		t.tailDue--
 	} else {

@@ -46,7 +46,7 @@ func TestLanesTakeTurns(t *testing.T) {
 }
 
 // TestCopies: for a while after a pause each repetition of a bulk lane goes over two paths, later only the second, and that
-// one over as many as make a third unlikely.
+// one over as many as make a third unlikely. The first of an interactive lane goes over two at any time.
 func TestCopies(t *testing.T) {
 	for _, c := range []struct {
 		class Class
@@ -55,7 +55,7 @@ func TestCopies(t *testing.T) {
 		again int // repetitions before
 		want  int // datagrams for a repetition
 	}{
-		{Bulk, startTime / 2, 2, 0, 2}, {Bulk, startTime, 2, 0, 1}, {Interactive, startTime / 2, 2, 0, 1},
+		{Bulk, startTime / 2, 2, 0, 2}, {Bulk, startTime, 2, 0, 1}, {Interactive, startTime, 2, 0, 2}, {Interactive, startTime, 3, 0, 2},
 		{Bulk, startTime / 2, 3, 0, 2}, {Bulk, startTime, 3, 0, 1}, {Bulk, startTime, 3, 1, 3}, {Interactive, startTime, 3, 1, 3},
 	} {
 		inBubble(t, func(t *testing.T) {

@@ -46,6 +46,36 @@ func TestAppLimited(t *testing.T) {
 	}
 }
 
+// TestAppLimitedEarly: a path that carries a trickle from its first second on keeps its estimate, whatever the trickle
+// loses in bursts before the floor is known. With what is delivered taken for what the path carries, estimates fell to
+// the trickle for good.
+func TestAppLimitedEarly(t *testing.T) {
+	link := simLink{rate: 50e6, queue: 100 * ms, delay: 90 * ms, jitter: 2 * ms, loss: 0.01, ge: [3]float64{0.005, 0.1, 0.2}}
+	for _, seed := range seeds(t, 10) {
+		s := newSim(t, seed, link)
+		f := newBondFlow(s, Config{})
+		f.start()
+		trace(s, f, 100*ms)
+		for s.now < 5*sec && f.c.State() == stateNames[startup] {
+			s.run(s.now + 10*ms)
+		}
+		before := f.c.Bandwidth()
+		tokens, at, train := 0.0, s.now, false
+		f.demand = func() bool {
+			tokens = min(tokens+seconds(s.now-at)*0.015*link.rate/8, 12*simPacket)
+			at = s.now
+			train = tokens >= 12*simPacket || train && tokens >= simPacket
+			if train {
+				tokens -= simPacket
+			}
+			return train
+		}
+		s.run(120 * sec)
+		t.Logf("seed %d: estimate %.1f, after two minutes at 1.5 %% %.1f Mbit/s, floor %.3f", seed, float64(before)/1e6, float64(f.c.Bandwidth())/1e6, f.c.LossFloor())
+		atLeast(t, "estimate kept", float64(f.c.Bandwidth())/float64(before), 0.9)
+	}
+}
+
 // TestOutage: nothing passes for 3 s, twice; the estimate survives.
 func TestOutage(t *testing.T) {
 	for _, tc := range dynLinks {

@@ -38,6 +38,8 @@ func (c *Controller) tryFloor(now time.Time, m float64, ok bool) bool {
 			c.bw = c.tryBW
 		}
 		c.loss.accept(l)
+	case c.idling():
+		c.loss.fold(l, n) // a lower rate than this would show nothing
 	default:
 		c.trial, c.tryBW = l, c.bw
 		if ok {
@@ -61,6 +63,11 @@ func (c *Controller) queueTrusted(now time.Time) bool {
 func (c *Controller) judgeLoss(now time.Time, m float64, ok bool) bool {
 	excess, gross := c.loss.excess()
 	if !excess || !ok {
+		return false
+	}
+	if c.idling() {
+		c.loss.fold(c.loss.episode(), float64(c.loss.packets))
+		c.loss.mark()
 		return false
 	}
 	c.upAt = now
@@ -94,6 +101,13 @@ func (c *Controller) judgeLoss(now time.Time, m float64, ok bool) bool {
 	return true
 }
 
+// idling tells whether so little is sent, for want of more, that no loss is its
+// doing. What is delivered then says nothing of what the path carries.
+func (c *Controller) idling() bool {
+	m, app, ok := c.sample()
+	return ok && app && m < trickle*c.bw
+}
+
 // floorEligible tells whether loss reported now can only be the path's own:
 // the queue is short, and the sender has been well below the bandwidth for a
 // round trip, or is known to meet a queue before it meets a drop.
@@ -108,8 +122,7 @@ func (c *Controller) floorEligible(now time.Time) bool {
 		if c.queueTrusted(now) {
 			return true
 		}
-		m, app, ok := c.sample()
-		return ok && app && m < trickle*c.bw && c.loss.known()
+		return c.loss.known() && c.idling()
 	}
 	return false
 }

@@ -1,0 +1,156 @@
+package bond
+
+import (
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/landbridge/landbridge/bench/wan"
+)
+
+// deafSocket loses every tenth packet of a lane sent for the first time, and while deaf all repairs, as a burst does that
+// comes when they go out together.
+type deafSocket struct {
+	Socket
+	deaf *atomic.Bool
+	n    int
+}
+
+func (s *deafSocket) WriteBatch(ms []Message) (int, error) {
+	var left []Message
+	for _, m := range ms {
+		h, _ := parseHeader(m.Buf)
+		if h.kind == kindSource && h.aux&auxAgain == 0 {
+			if s.n++; s.n%10 == 0 {
+				continue
+			}
+		}
+		if h.kind == kindRepair && s.deaf.Load() {
+			continue
+		}
+		left = append(left, m)
+	}
+	if _, err := s.Socket.WriteBatch(left); err != nil {
+		return 0, err
+	}
+	return len(ms), nil
+}
+
+// TestRepairsOnePathLost: objects and requests need no repetition although now and then a path loses all repairs sent on
+// it, whichever it is.
+func TestRepairsOnePathLost(t *testing.T) {
+	seed := testSeed(t)
+	for path := range 3 {
+		inBubble(t, func(t *testing.T) {
+			var deaf, hears atomic.Bool
+			var imps []wan.Impairment
+			for _, delay := range []time.Duration{90, 110, 80} {
+				imps = append(imps, wan.Impairment{Rate: 50_000_000, Delay: delay * time.Millisecond})
+			}
+			w := newWorldOf(t, seed, worldConfig{links: bothWays(imps...), wrap: func(_ bool, i int, s Socket) Socket {
+				if i == path {
+					return &deafSocket{Socket: s, deaf: &deaf}
+				}
+				return &deafSocket{Socket: s, deaf: &hears}
+			}})
+			defer w.close()
+			sa, sb := w.sessions()
+			<-sa.Started()
+			<-sb.Started()
+			p := w.lane(sa, sb, Interactive)
+			defer p.close()
+			p.transfer(t, seed, 2*time.Second)
+			time.Sleep(youngFor)
+			ask, done := objectServer(t, p)
+			defer done()
+			ask() // tells the controllers of the loss
+			late := 0
+			for i := range 80 {
+				deaf.Store(i%8 == 7)
+				// A repetition comes after three ways at the earliest, 240 ms.
+				if d := ask(); d > 230*time.Millisecond {
+					late++
+					t.Logf("object %d: %v", i, d)
+				}
+				time.Sleep(10 * time.Millisecond)
+			}
+			if late > 0 {
+				t.Errorf("path %d loses repairs: %d of 80 objects waited for a repetition", path, late)
+			}
+		})
+	}
+}
+
+// TestTailRepairs: the repairs of a train cover that train alone, whatever was lost before it, go over all paths, and pass
+// over one whose pacer is not free.
+func TestTailRepairs(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		r := newRig(t, 3, false)
+		s, _ := r.establish(t)
+		time.Sleep(time.Second)
+		now, at := s.b.host.now()
+		for i, p := range s.b.paths {
+			p.acked, p.validated, p.rtt = true, true, 100*time.Millisecond
+			p.owdRel = int64(us([]time.Duration{0, 10, 12}[i] * time.Millisecond))
+			s.setState(at, p, PathUp)
+		}
+		l := s.addLane(laneID(Interactive, 0))
+		l.tx.ctl.OnReport(now, 1000, 100, 0)
+		for _, c := range []struct {
+			packets int
+			busy    int // path whose pacer is not free; -1: none
+			paths   int // with repairs of the tail, at least
+		}{{26, -1, 3}, {1, -1, 2}, {26, 1, 2}} {
+			for range c.packets {
+				l.tx.queue.push(newPacketBuf(make([]byte, 100)))
+			}
+			var repairs [maxPaths]int
+			source, total := uint8(0), 0
+			for range 2000 {
+				for i, p := range s.b.paths {
+					p.nextFree, p.inflight = 0, 0
+					if i == c.busy && l.tx.queue.len() == 0 {
+						p.nextFree = at + us(4*time.Millisecond)
+					}
+				}
+				s.b.out.n, s.floor = 0, 0
+				debt := l.tx.tailFrom > 0 && l.tx.debt >= 1
+				if ok, _ := s.fillOne(now, at); !ok {
+					if l.tx.tailFrom == 0 {
+						break
+					}
+					at += us(tailAfter)
+					continue
+				}
+				h, _ := parseHeader(append(s.b.out.bufs[0], make([]byte, tagSize)...))
+				if h.kind == kindSource {
+					source = h.path
+					continue
+				}
+				if debt {
+					continue
+				}
+				if total == 0 && c.packets == 1 && h.path != 1 {
+					t.Errorf("first repair over path %d, want the earliest but the source's, 1", h.path)
+				}
+				repairs[h.path]++
+				total++
+				if first := uint64(h.laneSeq); first != l.tx.next-uint64(c.packets) || int(h.aux)+1 != c.packets {
+					t.Errorf("train of %d: repair covers %d from %d, want all from %d", c.packets, h.aux+1, first, l.tx.next-uint64(c.packets))
+				}
+			}
+			used := 0
+			for _, n := range repairs {
+				if n > 0 {
+					used++
+				}
+			}
+			if used < c.paths || c.busy >= 0 && repairs[c.busy] > 0 {
+				t.Errorf("train of %d, path %d busy: repairs over paths %v, want %d of them and not the busy one", c.packets, c.busy, repairs[:3], c.paths)
+			}
+			if n := repairs[source]; c.busy < 0 && 3*n > total+2 {
+				t.Errorf("train of %d over path %d: %d of %d repairs over the same one", c.packets, source, n, total)
+			}
+		}
+	})
+}

@@ -101,7 +101,7 @@ type life struct {
 
 // newBorder puts a scenario's links between the nodes, with the bounds that internal/node sets.
 func newBorder(rng *rand.Rand, carriers []wan.Carrier, l life) *border {
-	const frame, callFrame = 14 + 20 + 8 + ProbeLen, 14 + 20 + 8 + 172
+	const frame, callFrame = 14 + 20 + 8 + stampLen + 4 + tlvLen, 14 + 20 + 8 + 172
 	b := &border{rng: rng}
 	for _, c := range carriers {
 		imp := &c.Impairment

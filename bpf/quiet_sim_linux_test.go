@@ -10,8 +10,6 @@ import (
 	"github.com/landbridge/landbridge/bench/wan"
 )
 
-const aMilli = time.Millisecond
-
 // border is paths between two nodes that probe each other, in virtual time, as one of them sees it.
 type border struct {
 	rng    *rand.Rand
@@ -65,7 +63,7 @@ func (b *border) run(until time.Duration) {
 
 // clock is that of the reflector; the classifier's is up to 4 ms late.
 func (b *border) clock() uint64  { return uint64(time.Hour + b.now) }
-func (b *border) coarse() uint64 { return uint64((time.Hour + b.now).Truncate(4 * aMilli)) }
+func (b *border) coarse() uint64 { return uint64((time.Hour + b.now).Truncate(4 * time.Millisecond)) }
 
 func (b *border) cross(p *simPath, way, bytes int, then func()) {
 	if d := p.link[way].Offer(b.now, bytes); d.Copies > 0 && !p.dark {
@@ -85,7 +83,7 @@ func (b *border) every(node int, d time.Duration, do func()) {
 			return
 		}
 		do()
-		b.at(b.now+d+time.Duration(b.rng.Int64N(int64(aMilli))), turn)
+		b.at(b.now+d+time.Duration(b.rng.Int64N(int64(time.Millisecond))), turn)
 	}
 	b.at(b.now+time.Duration(b.rng.Int64N(int64(d))), turn)
 }
@@ -111,7 +109,7 @@ func newBorder(rng *rand.Rand, carriers []wan.Carrier, l life) *border {
 		}
 		late := imp.Delay + imp.Jitter*4/5
 		p.State, p.MaxAge = uint8(PathUp), uint64(DefaultMaxAge)
-		p.Quiet, p.Due = uint64((200*aMilli - late - 15*aMilli).Truncate(5*aMilli)), uint64(2*late+100*aMilli)
+		p.Quiet, p.Due = uint64((200*time.Millisecond - late - 15*time.Millisecond).Truncate(5*time.Millisecond)), uint64(2*late+100*time.Millisecond)
 		b.paths = append(b.paths, p)
 		number := uint32(0)
 		b.every(0, l.own, func() {
@@ -164,22 +162,22 @@ func (b *border) order(first int) []*model {
 // frames: where probes alone cross, one lasts a fifth of a second, and it is right to avoid the path meanwhile.
 func TestQuietShare(t *testing.T) {
 	rng := seed(t)
-	const span, step, pause = 100 * time.Second, 2 * aMilli, 100 * aMilli
+	const span, step, pause = 100 * time.Second, 2 * time.Millisecond, 100 * time.Millisecond
 	for _, tt := range []struct {
 		life
 		bursts bool
 		most   float64 // of the time
 	}{
-		{life{name: "idle", own: 50 * aMilli, peers: 50 * aMilli}, false, 0.005},
-		{life{name: "ten calls", own: 30 * aMilli, peers: 30 * aMilli, calls: 2 * aMilli}, true, 0.005},
-		{life{name: "stopped", own: 50 * aMilli, peers: 25 * aMilli, stopped: true}, false, 0.005},
-		{life{name: "ours pauses", own: 50 * aMilli, peers: 50 * aMilli, pauses: [2]time.Duration{pause, 0}}, false, 0.005},
-		{life{name: "peer's pauses", own: 50 * aMilli, peers: 50 * aMilli, pauses: [2]time.Duration{0, pause}}, false, 0.005},
-		{life{name: "both pause", own: 50 * aMilli, peers: 50 * aMilli, pauses: [2]time.Duration{pause, pause}}, false, 0.01},
+		{life{name: "idle", own: 50 * time.Millisecond, peers: 50 * time.Millisecond}, false, 0.005},
+		{life{name: "ten calls", own: 30 * time.Millisecond, peers: 30 * time.Millisecond, calls: 2 * time.Millisecond}, true, 0.005},
+		{life{name: "stopped", own: 50 * time.Millisecond, peers: 25 * time.Millisecond, stopped: true}, false, 0.005},
+		{life{name: "ours pauses", own: 50 * time.Millisecond, peers: 50 * time.Millisecond, pauses: [2]time.Duration{pause, 0}}, false, 0.005},
+		{life{name: "peer's pauses", own: 50 * time.Millisecond, peers: 50 * time.Millisecond, pauses: [2]time.Duration{0, pause}}, false, 0.005},
+		{life{name: "both pause", own: 50 * time.Millisecond, peers: 50 * time.Millisecond, pauses: [2]time.Duration{pause, pause}}, false, 0.01},
 		// Nothing else is to be heard in a twentieth of the time.
-		{life{name: "stopped, peer's pauses", own: 50 * aMilli, peers: 25 * aMilli, stopped: true, pauses: [2]time.Duration{0, pause}}, false, 0.03},
-		{life{name: "idle", own: 50 * aMilli, peers: 50 * aMilli}, true, 0.08},
-		{life{name: "stopped", own: 50 * aMilli, peers: 25 * aMilli, stopped: true}, true, 0.08},
+		{life{name: "stopped, peer's pauses", own: 50 * time.Millisecond, peers: 25 * time.Millisecond, stopped: true, pauses: [2]time.Duration{0, pause}}, false, 0.03},
+		{life{name: "idle", own: 50 * time.Millisecond, peers: 50 * time.Millisecond}, true, 0.08},
+		{life{name: "stopped", own: 50 * time.Millisecond, peers: 25 * time.Millisecond, stopped: true}, true, 0.08},
 	} {
 		for _, scenario := range []string{"typical", "heavy"} {
 			name := fmt.Sprintf("%s, %s, bursts %v", scenario, tt.name, tt.bursts)
@@ -223,12 +221,12 @@ func TestQuietShare(t *testing.T) {
 // TestQuietDark: a path that goes dark, both ways, is picked for less than 200 ms from then on.
 func TestQuietDark(t *testing.T) {
 	rng := seed(t)
-	const most = 200 * aMilli
+	const most = 200 * time.Millisecond
 	for _, scenario := range []string{"typical", "heavy"} {
 		for _, l := range []life{
-			{name: "idle", own: 50 * aMilli, peers: 50 * aMilli},
-			{name: "used", own: 30 * aMilli, peers: 50 * aMilli, calls: 20 * aMilli},
-			{name: "stopped", own: 50 * aMilli, peers: 25 * aMilli, stopped: true},
+			{name: "idle", own: 50 * time.Millisecond, peers: 50 * time.Millisecond},
+			{name: "used", own: 30 * time.Millisecond, peers: 50 * time.Millisecond, calls: 20 * time.Millisecond},
+			{name: "stopped", own: 50 * time.Millisecond, peers: 25 * time.Millisecond, stopped: true},
 		} {
 			s, err := wan.ScenarioNamed(scenario)
 			must(t, err)
@@ -236,9 +234,9 @@ func TestQuietDark(t *testing.T) {
 			worst := make([]time.Duration, len(b.paths))
 			for trial := range 300 {
 				i := trial % len(b.paths)
-				b.run(b.now + time.Second + time.Duration(rng.Int64N(int64(100*aMilli))))
+				b.run(b.now + time.Second + time.Duration(rng.Int64N(int64(100*time.Millisecond))))
 				b.paths[i].dark = true
-				for at := b.now; b.now < at+500*aMilli; b.run(b.now + aMilli) {
+				for at := b.now; b.now < at+500*time.Millisecond; b.run(b.now + time.Millisecond) {
 					if pickOf(b.order(i), b.coarse()) == 0 {
 						worst[i] = max(worst[i], b.now-at)
 					}

@@ -272,7 +272,12 @@ func (k *kernel) alone(now time.Duration, peer string, id uint8) bool {
 		return false
 	}
 	l, err := k.table.Live(p.paths[id].id)
-	return err == nil && l.Request > 0 && now-l.Request > aloneAfter && now-l.Reply < bpf.DefaultMaxAge
+	return err == nil && onlyAnswers(l, now)
+}
+
+// onlyAnswers tells it of what the kernel has heard. A peer that never asked, as an agent's gateway, does not count.
+func onlyAnswers(l bpf.Live, now time.Duration) bool {
+	return l.Request > 0 && now-l.Request > aloneAfter && now-l.Reply < bpf.DefaultMaxAge
 }
 
 // forget empties what belongs to a peer.

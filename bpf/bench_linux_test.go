@@ -55,7 +55,7 @@ func benchClassifier(b *testing.B, spread uint32) *Classifier {
 	paths, err := NewPaths()
 	must(b, err)
 	closeAtEnd(b, paths)
-	c := loadTestClassifier(b, ClassifierConfig{Config: rehearsal.Config, Paths: paths, MaxFlows: MaxFlows, ElephantBytes: 1 << 62, spread: spread})
+	c := loadTestClassifier(b, ClassifierConfig{Config: rehearsal.Config, Paths: paths, MaxFlows: MaxFlows, Settings: Settings{ElephantBytes: 1 << 62}, spread: spread})
 	setPolicy(b, c, benchPolicy())
 	must(b, c.SetPrefixes(testSet))
 	must(b, c.SetListeners(listenTCP(b, "tcp4", "127.0.0.1:0"), listenTCP(b, "tcp6", "[::1]:0")))

@@ -370,8 +370,11 @@ func (c *Carrier) addPeer(a netip.Addr) error {
 	if c.lastPeers[a] {
 		return nil
 	}
+	if err := c.peers.Put(peerKey(a), uint32(1)); err != nil {
+		return err
+	}
 	c.lastPeers[a] = true
-	return c.peers.Put(peerKey(a), uint32(1))
+	return nil
 }
 
 func peerKey(a netip.Addr) *guardAddress {

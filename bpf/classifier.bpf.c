@@ -37,11 +37,8 @@
 #define AF_INET 2
 #define AF_INET6 10
 
-/* Set by the loader. */
-volatile const __u64 elephant_bytes;     /* 0: flows stay in their class */
-volatile const __u32 mark_verdicts;      /* write class, path and tenant to the mark */
-volatile const __u8 class_dscp[CLASS_MAX]; /* DSCP + 1, 0: leave it alone */
-/* For the benchmark: packets are taken for those of this many flows, in turn. */
+volatile struct classifier_settings classifier_settings;
+/* Set by the loader. For the benchmark: packets are taken for those of this many flows, in turn. */
 volatile const __u32 spread;
 volatile __u32 spread_next;
 
@@ -150,7 +147,7 @@ static __always_inline int capture(struct __sk_buff *skb, const struct packet *p
 /* set_dscp leaves ECN alone. Failure leaves the packet as it was. */
 static __always_inline void set_dscp(struct __sk_buff *skb, const struct packet *pkt, __u32 class)
 {
-	__u8 want = class_dscp[class & (CLASS_MAX - 1)];
+	__u8 want = classifier_settings.dscp[class & (CLASS_MAX - 1)];
 
 	if (!want || pkt->dscp == want - 1)
 		return;
@@ -311,7 +308,7 @@ static __always_inline int carry(struct __sk_buff *skb, const struct packet *pkt
 	v = not_for_sockets(skb, pkt, parsed);
 	if (v == VERDICT_OTHER_HOST)
 		return finish(v);
-	if (mark_verdicts)
+	if (classifier_settings.mark)
 		skb->mark = MARK(tenant, path, class);
 	set_dscp(skb, pkt, class);
 	if (v >= 0)
@@ -322,6 +319,7 @@ static __always_inline int carry(struct __sk_buff *skb, const struct packet *pkt
 /* The classifier's way for packets whose addresses and ports are known. */
 static __always_inline int with_flow(struct __sk_buff *skb, struct packet *pkt, __u32 l2, int parsed)
 {
+	__u64 elephant = classifier_settings.elephant;
 	__u32 gen = generation, len = skb->len, path, zero = 0;
 	/* The time of the last tick: the same clock as bpf_ktime_get_ns(), 4 ms late
 	 * at most with HZ=250, and 30 ns cheaper (kernel >= 5.11). */
@@ -354,7 +352,7 @@ static __always_inline int with_flow(struct __sk_buff *skb, struct packet *pkt, 
 	f->packets++;
 	f->bytes += len;
 	f->last = now;
-	if (elephant_bytes && f->class == CLASS_INTERACTIVE && f->bytes > elephant_bytes) {
+	if (elephant && f->class == CLASS_INTERACTIVE && f->bytes > elephant) {
 		f->elephant = 1;
 		f->class = CLASS_BULK;
 	}

@@ -46,6 +46,13 @@ const (
 	classifierClassCLASS_MAX         classifierClass = 4
 )
 
+type classifierClassifierSettings struct {
+	_        structs.HostLayout
+	Elephant uint64
+	Mark     uint32
+	Dscp     [4]uint8
+}
+
 type classifierFlow struct {
 	_          structs.HostLayout
 	Generation uint32
@@ -244,49 +251,47 @@ const (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	classifierMapCandidates     = "candidates"
-	classifierMapFlows          = "flows"
-	classifierMapFragments      = "fragments"
-	classifierMapInbound        = "inbound"
-	classifierMapIntervals      = "intervals"
-	classifierMapListeners      = "listeners"
-	classifierMapLive           = "live"
-	classifierMapOutcomes       = "outcomes"
-	classifierMapPaths          = "paths"
-	classifierMapPrefixes4      = "prefixes4"
-	classifierMapPrefixes6      = "prefixes6"
-	classifierMapRules4         = "rules4"
-	classifierMapRules6         = "rules6"
-	classifierMapScratch        = "scratch"
-	classifierMapTenants4       = "tenants4"
-	classifierMapTenants6       = "tenants6"
-	classifierMapVerdicts       = "verdicts"
-	classifierProgClassifyEther = "classify_ether"
-	classifierProgClassifyIp    = "classify_ip"
-	classifierProgNoteEther     = "note_ether"
-	classifierProgNoteIp        = "note_ip"
-	classifierVarAnswerType     = "answer_type"
-	classifierVarCaptureMark    = "capture_mark"
-	classifierVarCaptureMask    = "capture_mask"
-	classifierVarClassDscp      = "class_dscp"
-	classifierVarClassType      = "class_type"
-	classifierVarElephantBytes  = "elephant_bytes"
-	classifierVarGeneration     = "generation"
-	classifierVarInboundUsed    = "inbound_used"
-	classifierVarMarkVerdicts   = "mark_verdicts"
-	classifierVarNodeType       = "node_type"
-	classifierVarPathStateType  = "path_state_type"
-	classifierVarPolicies       = "policies"
-	classifierVarPrefix4Type    = "prefix4_type"
-	classifierVarPrefix6Type    = "prefix6_type"
-	classifierVarRehearsal      = "rehearsal"
-	classifierVarRuleActionType = "rule_action_type"
-	classifierVarSetPrefix4Type = "set_prefix4_type"
-	classifierVarSetPrefix6Type = "set_prefix6_type"
-	classifierVarSpread         = "spread"
-	classifierVarSpreadNext     = "spread_next"
-	classifierVarTenantType     = "tenant_type"
-	classifierVarVerdictType    = "verdict_type"
+	classifierMapCandidates         = "candidates"
+	classifierMapFlows              = "flows"
+	classifierMapFragments          = "fragments"
+	classifierMapInbound            = "inbound"
+	classifierMapIntervals          = "intervals"
+	classifierMapListeners          = "listeners"
+	classifierMapLive               = "live"
+	classifierMapOutcomes           = "outcomes"
+	classifierMapPaths              = "paths"
+	classifierMapPrefixes4          = "prefixes4"
+	classifierMapPrefixes6          = "prefixes6"
+	classifierMapRules4             = "rules4"
+	classifierMapRules6             = "rules6"
+	classifierMapScratch            = "scratch"
+	classifierMapTenants4           = "tenants4"
+	classifierMapTenants6           = "tenants6"
+	classifierMapVerdicts           = "verdicts"
+	classifierProgClassifyEther     = "classify_ether"
+	classifierProgClassifyIp        = "classify_ip"
+	classifierProgNoteEther         = "note_ether"
+	classifierProgNoteIp            = "note_ip"
+	classifierVarAnswerType         = "answer_type"
+	classifierVarCaptureMark        = "capture_mark"
+	classifierVarCaptureMask        = "capture_mask"
+	classifierVarClassType          = "class_type"
+	classifierVarClassifierSettings = "classifier_settings"
+	classifierVarGeneration         = "generation"
+	classifierVarInboundUsed        = "inbound_used"
+	classifierVarNodeType           = "node_type"
+	classifierVarPathStateType      = "path_state_type"
+	classifierVarPolicies           = "policies"
+	classifierVarPrefix4Type        = "prefix4_type"
+	classifierVarPrefix6Type        = "prefix6_type"
+	classifierVarRehearsal          = "rehearsal"
+	classifierVarRuleActionType     = "rule_action_type"
+	classifierVarSetPrefix4Type     = "set_prefix4_type"
+	classifierVarSetPrefix6Type     = "set_prefix6_type"
+	classifierVarSpread             = "spread"
+	classifierVarSpreadNext         = "spread_next"
+	classifierVarTenantType         = "tenant_type"
+	classifierVarVerdictType        = "verdict_type"
 )
 
 // loadClassifier returns the embedded CollectionSpec for classifier.
@@ -364,28 +369,26 @@ type classifierMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type classifierVariableSpecs struct {
-	AnswerType     *ebpf.VariableSpec `ebpf:"answer_type"`
-	CaptureMark    *ebpf.VariableSpec `ebpf:"capture_mark"`
-	CaptureMask    *ebpf.VariableSpec `ebpf:"capture_mask"`
-	ClassDscp      *ebpf.VariableSpec `ebpf:"class_dscp"`
-	ClassType      *ebpf.VariableSpec `ebpf:"class_type"`
-	ElephantBytes  *ebpf.VariableSpec `ebpf:"elephant_bytes"`
-	Generation     *ebpf.VariableSpec `ebpf:"generation"`
-	InboundUsed    *ebpf.VariableSpec `ebpf:"inbound_used"`
-	MarkVerdicts   *ebpf.VariableSpec `ebpf:"mark_verdicts"`
-	NodeType       *ebpf.VariableSpec `ebpf:"node_type"`
-	PathStateType  *ebpf.VariableSpec `ebpf:"path_state_type"`
-	Policies       *ebpf.VariableSpec `ebpf:"policies"`
-	Prefix4Type    *ebpf.VariableSpec `ebpf:"prefix4_type"`
-	Prefix6Type    *ebpf.VariableSpec `ebpf:"prefix6_type"`
-	Rehearsal      *ebpf.VariableSpec `ebpf:"rehearsal"`
-	RuleActionType *ebpf.VariableSpec `ebpf:"rule_action_type"`
-	SetPrefix4Type *ebpf.VariableSpec `ebpf:"set_prefix4_type"`
-	SetPrefix6Type *ebpf.VariableSpec `ebpf:"set_prefix6_type"`
-	Spread         *ebpf.VariableSpec `ebpf:"spread"`
-	SpreadNext     *ebpf.VariableSpec `ebpf:"spread_next"`
-	TenantType     *ebpf.VariableSpec `ebpf:"tenant_type"`
-	VerdictType    *ebpf.VariableSpec `ebpf:"verdict_type"`
+	AnswerType         *ebpf.VariableSpec `ebpf:"answer_type"`
+	CaptureMark        *ebpf.VariableSpec `ebpf:"capture_mark"`
+	CaptureMask        *ebpf.VariableSpec `ebpf:"capture_mask"`
+	ClassType          *ebpf.VariableSpec `ebpf:"class_type"`
+	ClassifierSettings *ebpf.VariableSpec `ebpf:"classifier_settings"`
+	Generation         *ebpf.VariableSpec `ebpf:"generation"`
+	InboundUsed        *ebpf.VariableSpec `ebpf:"inbound_used"`
+	NodeType           *ebpf.VariableSpec `ebpf:"node_type"`
+	PathStateType      *ebpf.VariableSpec `ebpf:"path_state_type"`
+	Policies           *ebpf.VariableSpec `ebpf:"policies"`
+	Prefix4Type        *ebpf.VariableSpec `ebpf:"prefix4_type"`
+	Prefix6Type        *ebpf.VariableSpec `ebpf:"prefix6_type"`
+	Rehearsal          *ebpf.VariableSpec `ebpf:"rehearsal"`
+	RuleActionType     *ebpf.VariableSpec `ebpf:"rule_action_type"`
+	SetPrefix4Type     *ebpf.VariableSpec `ebpf:"set_prefix4_type"`
+	SetPrefix6Type     *ebpf.VariableSpec `ebpf:"set_prefix6_type"`
+	Spread             *ebpf.VariableSpec `ebpf:"spread"`
+	SpreadNext         *ebpf.VariableSpec `ebpf:"spread_next"`
+	TenantType         *ebpf.VariableSpec `ebpf:"tenant_type"`
+	VerdictType        *ebpf.VariableSpec `ebpf:"verdict_type"`
 }
 
 // classifierObjects contains all objects after they have been loaded into the kernel.
@@ -453,28 +456,26 @@ func (m *classifierMaps) Close() error {
 //
 // It can be passed to loadClassifierObjects or ebpf.CollectionSpec.LoadAndAssign.
 type classifierVariables struct {
-	AnswerType     *ebpf.Variable `ebpf:"answer_type"`
-	CaptureMark    *ebpf.Variable `ebpf:"capture_mark"`
-	CaptureMask    *ebpf.Variable `ebpf:"capture_mask"`
-	ClassDscp      *ebpf.Variable `ebpf:"class_dscp"`
-	ClassType      *ebpf.Variable `ebpf:"class_type"`
-	ElephantBytes  *ebpf.Variable `ebpf:"elephant_bytes"`
-	Generation     *ebpf.Variable `ebpf:"generation"`
-	InboundUsed    *ebpf.Variable `ebpf:"inbound_used"`
-	MarkVerdicts   *ebpf.Variable `ebpf:"mark_verdicts"`
-	NodeType       *ebpf.Variable `ebpf:"node_type"`
-	PathStateType  *ebpf.Variable `ebpf:"path_state_type"`
-	Policies       *ebpf.Variable `ebpf:"policies"`
-	Prefix4Type    *ebpf.Variable `ebpf:"prefix4_type"`
-	Prefix6Type    *ebpf.Variable `ebpf:"prefix6_type"`
-	Rehearsal      *ebpf.Variable `ebpf:"rehearsal"`
-	RuleActionType *ebpf.Variable `ebpf:"rule_action_type"`
-	SetPrefix4Type *ebpf.Variable `ebpf:"set_prefix4_type"`
-	SetPrefix6Type *ebpf.Variable `ebpf:"set_prefix6_type"`
-	Spread         *ebpf.Variable `ebpf:"spread"`
-	SpreadNext     *ebpf.Variable `ebpf:"spread_next"`
-	TenantType     *ebpf.Variable `ebpf:"tenant_type"`
-	VerdictType    *ebpf.Variable `ebpf:"verdict_type"`
+	AnswerType         *ebpf.Variable `ebpf:"answer_type"`
+	CaptureMark        *ebpf.Variable `ebpf:"capture_mark"`
+	CaptureMask        *ebpf.Variable `ebpf:"capture_mask"`
+	ClassType          *ebpf.Variable `ebpf:"class_type"`
+	ClassifierSettings *ebpf.Variable `ebpf:"classifier_settings"`
+	Generation         *ebpf.Variable `ebpf:"generation"`
+	InboundUsed        *ebpf.Variable `ebpf:"inbound_used"`
+	NodeType           *ebpf.Variable `ebpf:"node_type"`
+	PathStateType      *ebpf.Variable `ebpf:"path_state_type"`
+	Policies           *ebpf.Variable `ebpf:"policies"`
+	Prefix4Type        *ebpf.Variable `ebpf:"prefix4_type"`
+	Prefix6Type        *ebpf.Variable `ebpf:"prefix6_type"`
+	Rehearsal          *ebpf.Variable `ebpf:"rehearsal"`
+	RuleActionType     *ebpf.Variable `ebpf:"rule_action_type"`
+	SetPrefix4Type     *ebpf.Variable `ebpf:"set_prefix4_type"`
+	SetPrefix6Type     *ebpf.Variable `ebpf:"set_prefix6_type"`
+	Spread             *ebpf.Variable `ebpf:"spread"`
+	SpreadNext         *ebpf.Variable `ebpf:"spread_next"`
+	TenantType         *ebpf.Variable `ebpf:"tenant_type"`
+	VerdictType        *ebpf.Variable `ebpf:"verdict_type"`
 }
 
 // classifierPrograms contains all programs after they have been loaded into the kernel.

@@ -31,17 +31,24 @@ type ClassifierConfig struct {
 	// full, the flow that was silent longest is forgotten: its next packet is
 	// looked up again and may get another path.
 	MaxFlows int
-	// ElephantBytes is what a flow may carry before it leaves Interactive for
-	// Bulk; 0 means that it stays.
-	ElephantBytes uint64
-	// MarkVerdicts writes class, path and tenant to the mark of packets that pass
-	// on (see [Mark]), replacing what was there.
-	MarkVerdicts bool
-	// DSCP is what packets of a class are marked with; classes that are not named
-	// keep what they have.
-	DSCP map[Class]uint8
+	// Settings are the first; SetSettings changes them.
+	Settings Settings
 
 	spread uint32 // for the benchmark: packets are taken for those of this many flows, in turn
+}
+
+func (s Settings) compile() (v classifierClassifierSettings, err error) {
+	v.Elephant = s.ElephantBytes
+	if s.MarkVerdicts {
+		v.Mark = 1
+	}
+	for class, d := range s.DSCP {
+		if class == NoClass || class >= numClasses || d > 63 {
+			return v, fmt.Errorf("class %v, DSCP %d: must be %v to %v and 0 to 63", class, d, Realtime, Bulk)
+		}
+		v.Dscp[class] = d + 1
+	}
+	return v, nil
 }
 
 // Classifier is the program for NICs that face the customer. See [Program] for
@@ -54,6 +61,7 @@ type Classifier struct {
 	noteEther, noteIP           *ebpf.Program // at egress
 	listeners, flows, fragments *ebpf.Map
 	inbound                     *ebpf.Map // what came in, see answer.h
+	settings                    *ebpf.Variable
 
 	policyMu sync.Mutex // one policy after the other
 	tables   policyTables
@@ -70,13 +78,6 @@ func LoadClassifier(cfg ClassifierConfig) (_ *Classifier, err error) {
 	if cfg.MaxFlows < 1 || cfg.MaxFlows > 1<<24 {
 		return nil, fmt.Errorf("%s: max flows %d: must be 1 to %d", op, cfg.MaxFlows, 1<<24)
 	}
-	var dscp [numClasses]uint8
-	for class, d := range cfg.DSCP {
-		if class == NoClass || class >= numClasses || d > 63 {
-			return nil, fmt.Errorf("%s: class %v, DSCP %d: must be %v to %v and 0 to 63", op, class, d, Realtime, Bulk)
-		}
-		dscp[class] = d + 1
-	}
 	spec, err := loadClassifier()
 	if err != nil {
 		return nil, explain(op, err)
@@ -84,16 +85,7 @@ func LoadClassifier(cfg ClassifierConfig) (_ *Classifier, err error) {
 	if err := cfg.apply(op, spec); err != nil {
 		return nil, err
 	}
-	var mark uint32
-	if cfg.MarkVerdicts {
-		mark = 1
-	}
-	if err := errors.Join(
-		spec.Variables[classifierVarElephantBytes].Set(cfg.ElephantBytes),
-		spec.Variables[classifierVarMarkVerdicts].Set(mark),
-		spec.Variables[classifierVarClassDscp].Set(dscp),
-		spec.Variables[classifierVarSpread].Set(cfg.spread),
-	); err != nil {
+	if err := spec.Variables[classifierVarSpread].Set(cfg.spread); err != nil {
 		return nil, explain(op, err)
 	}
 	spec.Maps[classifierMapFlows].MaxEntries = uint32(cfg.MaxFlows)
@@ -118,12 +110,22 @@ func LoadClassifier(cfg ClassifierConfig) (_ *Classifier, err error) {
 	c.Program = newProgram("classify", priorityClassify, cfg.Config, coll)
 	c.noteEther, c.noteIP = coll.DetachProgram("note_ether"), coll.DetachProgram("note_ip")
 	c.listeners, c.flows, c.fragments = coll.DetachMap(classifierMapListeners), coll.DetachMap(classifierMapFlows), coll.DetachMap(classifierMapFragments)
-	c.inbound = coll.DetachMap(classifierMapInbound)
+	c.inbound, c.settings = coll.DetachMap(classifierMapInbound), coll.Variables[classifierVarClassifierSettings]
 	c.tables.take(spec, coll)
-	if err := c.SetPolicy(Policy{}); err != nil {
-		return nil, errors.Join(err, c.Close())
+	if err := errors.Join(c.SetSettings(cfg.Settings), c.SetPolicy(Policy{})); err != nil {
+		return nil, errors.Join(fmt.Errorf("%s: %w", op, err), c.Close())
 	}
 	return c, nil
+}
+
+// SetSettings replaces the settings, for flows that exist too: an elephant stays
+// one.
+func (c *Classifier) SetSettings(s Settings) error {
+	v, err := s.compile()
+	if err != nil {
+		return fmt.Errorf("set classifier: %w", err)
+	}
+	return explain("set classifier", c.settings.Set(v))
 }
 
 // SetListeners hands the transparent listening sockets to the program: TCP

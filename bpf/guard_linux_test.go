@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/cilium/ebpf"
 )
 
 // guardVerdict shows a frame to the guard behind the reflector and returns what
@@ -243,6 +245,17 @@ func TestGuardRate(t *testing.T) {
 			t.Fatalf("peer: %v", v)
 		}
 	}
+	// What the kernel did not take is tried again.
+	peers := c.peers
+	full, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Hash, KeySize: peers.KeySize(), ValueSize: peers.ValueSize(), MaxEntries: 1})
+	must(t, err)
+	closeAtEnd(t, full)
+	must(t, full.Put(peerKey(netip.MustParseAddr("192.0.2.7")), uint32(1)))
+	c.peers = full
+	if err := c.AddPeer(netip.MustParseAddr("192.0.2.9")); err == nil {
+		t.Error("a full map is no error")
+	}
+	c.peers = peers
 	must(t, c.AddPeer(netip.MustParseAddr("192.0.2.9")))
 	if v := guardVerdict(t, c, from4(2)(9), GuardEnforce); v != GuardBond {
 		t.Errorf("new peer: %v", v)

@@ -133,6 +133,7 @@ func TestStructsMatchC(t *testing.T) {
 		{reflector, "sender_key", reflect.TypeFor[reflectorSenderKey]()},
 		{reflector, "sent", reflect.TypeFor[reflectorSent]()},
 		{reflector, "reply", reflect.TypeFor[reflectorReply]()},
+		{classifier, "classifier_settings", reflect.TypeFor[classifierClassifierSettings]()},
 		{reflector, "reflector_settings", reflect.TypeFor[reflectorReflectorSettings]()},
 		{reflector, "guard_settings", reflect.TypeFor[guardGuardSettings]()},
 		{guard, "guard_settings", reflect.TypeFor[guardGuardSettings]()},

@@ -164,7 +164,8 @@ type seen struct {
 func naiveParse(frame []byte) (s seen) {
 	s.host = [6]byte(frame[:6]) == [6]byte{}
 	kind, rest := binary.BigEndian.Uint16(frame[12:]), frame[14:]
-	for n := 0; kind == 0x8100 || kind == 0x88a8; n++ {
+	for n := 0; kind == 0x8100 || kind == 0x88a8 || kind == 0x9100; n++ {
+		s.tagged = s.tagged || kind == 0x9100
 		if n == 2 || len(rest) < 4 {
 			if len(rest) >= 4 && binary.BigEndian.Uint16(rest)&0xfff != 0 {
 				s.tagged = true

@@ -288,8 +288,13 @@ static __always_inline int parse(PARSE_CTX *ctx, __u32 off, __be16 protocol, __u
 			return parse_ipv4(ctx, off, total, pkt);
 		if (protocol == bpf_htons(ETH_P_IPV6))
 			return parse_ipv6(ctx, off, total, pkt);
-		if (protocol != bpf_htons(ETH_P_8021Q) && protocol != bpf_htons(ETH_P_8021AD))
+		if (protocol == bpf_htons(ETH_P_QINQ1)) {
+			/* No device of the host takes it, nor takes it off; but
+			 * what it hides may be denied. */
+			pkt->tagged = pkt->options = 1;
+		} else if (protocol != bpf_htons(ETH_P_8021Q) && protocol != bpf_htons(ETH_P_8021AD)) {
 			return PARSED_NOT_IP;
+		}
 		if (load_bytes(ctx, off, &tag, sizeof(tag)) < 0)
 			return PARSED_BADLY;
 		if (tag.tci & bpf_htons(VLAN_VID))

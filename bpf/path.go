@@ -104,7 +104,8 @@ type Path struct {
 	Due time.Duration
 	// Routed leaves direct flows to the host's routing, marked with Mark, instead
 	// of sending them out: for hosts that masquerade, since what the kernel
-	// sends out directly does not pass netfilter.
+	// sends out directly does not pass netfilter. The caller's rules lead the
+	// mark out of the carrier's NIC.
 	Routed bool
 	Mark   uint32
 }

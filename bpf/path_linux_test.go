@@ -312,7 +312,7 @@ func TestFlowStays(t *testing.T) {
 }
 
 func TestElephants(t *testing.T) {
-	c, paths := newPaths(t, ClassifierConfig{ElephantBytes: 400})
+	c, paths := newPaths(t, ClassifierConfig{Settings: Settings{ElephantBytes: 400}})
 	setPolicy(t, c, Policy{Rules: []Rule{{ID: 1, Action: Direct, Class: Interactive, Ports: PortRange{From: origin4.Port()}}, {ID: 2, Action: Direct, Class: Realtime}}})
 	for id := range PathID(3) {
 		must(t, paths.Set(id+1, Path{Ifindex: loopback, State: PathUp, MaxAge: -1}))
@@ -346,12 +346,31 @@ func TestElephants(t *testing.T) {
 	if f := read(origin4); f.Class != Bulk {
 		t.Errorf("after a change: %+v", f)
 	}
+	// Another size counts for flows that are there; an elephant stays one.
+	if err := c.SetSettings(Settings{ElephantBytes: 1, DSCP: map[Class]uint8{Bulk: 64}}); err == nil {
+		t.Error("DSCP 64 is no error")
+	}
+	third := netip.AddrPortFrom(other.Addr().Next(), origin4.Port())
+	runRaw(t, c.ether, udp(packet(client4, third, 0)))
+	if f := read(third); f.Class != Interactive {
+		t.Fatalf("small: %+v", f)
+	}
+	must(t, c.SetSettings(Settings{ElephantBytes: size}))
+	runRaw(t, c.ether, udp(packet(client4, third, 0)))
+	if f := read(third); f.Class != Bulk || !f.Elephant {
+		t.Errorf("with a smaller size: %+v", f)
+	}
+	must(t, c.SetSettings(Settings{}))
+	runRaw(t, c.ether, udp(packet(client4, third, 0)))
+	if f := read(third); f.Class != Bulk {
+		t.Errorf("an elephant with another size: %+v", f)
+	}
 }
 
 // TestSendOut: what leaves directly has one hop less, a right checksum, no tag;
 // what a router would not just forward goes to the host's routing.
 func TestSendOut(t *testing.T) {
-	c, paths := newPaths(t, ClassifierConfig{DSCP: map[Class]uint8{Realtime: 46}})
+	c, paths := newPaths(t, ClassifierConfig{Settings: Settings{DSCP: map[Class]uint8{Realtime: 46}}})
 	must(t, paths.SetCandidates(2, Realtime, []PathID{1}))
 	plain := Path{Ifindex: loopback, State: PathUp, MaxAge: -1, Mark: 0x77}
 	routed := plain
@@ -399,6 +418,7 @@ func TestSendOut(t *testing.T) {
 		{"broken header checksum", plain, changed(v4, 10, v4[etherLen+10]+1), Unparsed},
 		{"tagged", plain, withVLAN(v4, 0x81000005), SentDirect},
 		{"QinQ", plain, withVLAN(v6, 0x88a80005, 0x81000006), SentDirect},
+		{"old QinQ", plain, withVLAN(v6, 0x91000005, 0x81000006), Routed},
 		{"congestion marked", plain, fixIPv4(changed(v4, 1, 3)), SentDirect},
 		{"no NIC", Path{Ifindex: 1 << 30, State: PathUp, MaxAge: -1, Mark: 0x77}, v4, Routed},
 	} {
@@ -428,6 +448,11 @@ func TestSendOut(t *testing.T) {
 					want = slices.Delete(bytes.Clone(want), 12, 16)
 				}
 			}
+			var kept []byte
+			if want[12] == 0x91 {
+				kept = tt.frame[12:20]
+				want = slices.Delete(bytes.Clone(want), 12, 20)
+			}
 			broken := want[12] == 8 && onesSum(want[etherLen:etherLen+int(want[etherLen]&15)*4], 0) != 0xffff
 			ecn := byte(0)
 			if want[12] == 8 {
@@ -444,7 +469,7 @@ func TestSendOut(t *testing.T) {
 			if broken { // and stays so
 				copy(want[etherLen+10:], out[etherLen+10:etherLen+12])
 			}
-			if !bytes.Equal(out, want) {
+			if want = slices.Insert(want, 12, kept...); !bytes.Equal(out, want) {
 				t.Errorf("frame\n%x,\nwant\n%x", out, want)
 			}
 		})

@@ -172,3 +172,17 @@ func checkPrefix(p netip.Prefix) error {
 	}
 	return nil
 }
+
+// Settings are what the classifier does to packets and flows beside the rules.
+// The zero value leaves them as they are.
+type Settings struct {
+	// ElephantBytes is what a flow may carry before it leaves Interactive for
+	// Bulk; 0 means that it stays.
+	ElephantBytes uint64
+	// MarkVerdicts writes class, path and tenant to the mark of packets that pass
+	// on (see [Mark]), replacing what was there.
+	MarkVerdicts bool
+	// DSCP is what packets of a class are marked with; classes that are not named
+	// keep what they have.
+	DSCP map[Class]uint8
+}

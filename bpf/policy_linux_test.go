@@ -81,6 +81,7 @@ func TestRules(t *testing.T) {
 		{"direct to another host", Policy{Rules: []Rule{{ID: 1, Action: Direct}}}, toOther(syn4), OtherHost},
 		{"deny to another host", deny(Rule{}), toOther(syn4), Denied},
 		{"deny in a VLAN", deny(tcp443), withVLAN(syn4, 0x81000005), Denied},
+		{"deny in old QinQ", deny(tcp443), withVLAN(syn4, 0x91000005, 0x81000006), Denied},
 		{"deny in QinQ", deny(tcp443), withVLAN(syn6, 0x88a80005, 0x81000006), Denied},
 		{"deny behind extension headers", deny(tcp443), packet(client6, origin6, flagSYN, options(hopByHop, 2), options(destOptions, 1)), Denied},
 		{"deny of a first fragment", deny(tcp443), packet(client6, origin6, flagSYN, ext(fragment, 0, 0, 1, 0, 0, 0, 9)), Denied},

@@ -54,7 +54,7 @@ func TestPolicySwap(t *testing.T) {
 // is captured carries the mark of the policy route.
 func TestMarks(t *testing.T) {
 	for _, marks := range []bool{false, true} {
-		c, paths := newPaths(t, ClassifierConfig{MarkVerdicts: marks})
+		c, paths := newPaths(t, ClassifierConfig{Settings: Settings{MarkVerdicts: marks}})
 		must(t, paths.Set(1000, Path{State: PathUp, MaxAge: -1}), paths.SetCandidates(3, Bulk, []PathID{1000}),
 			c.SetPrefixes(testSet), c.SetListeners(listenTCP(t, "tcp4", "127.0.0.1:0"), nil))
 		setPolicy(t, c, Policy{

@@ -180,6 +180,12 @@ struct candidates {
 	__u16 path[MAX_CANDIDATES];
 };
 
+struct classifier_settings {
+	__u64 elephant;          /* bytes that a flow carries in interactive, 0: any number */
+	__u32 mark;              /* write class, path and tenant to the mark */
+	__u8 dscp[CLASS_MAX];    /* by class: DSCP + 1, 0: leave it alone */
+};
+
 /* A path as user space sees it. */
 struct path {
 	__u64 max_age;           /* ns a sign of life counts for; 0: for ever */

@@ -3,7 +3,71 @@ package pathsel
 import (
 	"testing"
 	"time"
+
+	"github.com/landbridge/landbridge/pathsel/stamp"
 )
+
+// The lab's links.
+var (
+	typical = []string{"50mbit delay 90ms jitter 2ms loss 1% ge 0.002/0.2/0.3", "50mbit delay 110ms jitter 2ms loss 0.5%",
+		"50mbit delay 80ms jitter 5ms loss 2% ge 0.003/0.15/0.3"}
+	heavy = []string{"50mbit delay 90ms jitter 5ms loss 5% ge 0.005/0.1/0.2", "50mbit delay 110ms jitter 5ms loss 3%",
+		"50mbit delay 80ms jitter 10ms loss 10%"}
+)
+
+// TestIdleProbes: where nobody uses a path, late replies ask for few probes more, whatever it loses, and make it a suspect
+// as seldom.
+func TestIdleProbes(t *testing.T) {
+	t.Parallel()
+	const (
+		frame = (stamp.Len + 42) * 8 / 1000.0 // kbit
+		span  = 5 * time.Minute
+	)
+	for _, tt := range []struct {
+		name    string
+		links   []string
+		most    float64 // kbit/s a path and direction: probes from here, and answers to as many of the peer's
+		suspect float64 // in five minutes, of all paths, on average
+	}{
+		{"typical", typical, 35.5, 1},
+		{"heavy", heavy, 38.5, 3},
+		{"worse", []string{"50mbit delay 90ms loss 20%", "50mbit delay 90ms loss 30%", "50mbit delay 90ms loss 45%"}, 46, 40},
+	} {
+		all := seeds(t, 3)
+		suspect := 0
+		for _, seed := range all {
+			s := newSim(t, seed, tt.links...)
+			s.quiet, s.idle = true, true
+			was := map[uint8]State{}
+			s.onDecide = func(_ time.Duration, _ bool, states []PathState, _ *Decision) {
+				for i := range states {
+					if p := &states[i]; p.State != was[p.ID] {
+						was[p.ID] = p.State
+						if p.State == StateSuspect {
+							suspect++
+						}
+					}
+				}
+			}
+			s.run(span)
+			for i, p := range s.paths {
+				kbit := float64(p.sent[Out]+p.sent[Back]) * frame / span.Seconds()
+				t.Logf("%s, seed %d, path %d: %.1f kbit/s, %.1f probes a second", tt.name, seed, i, kbit, float64(p.sent[Out])/span.Seconds())
+				if kbit > tt.most {
+					t.Errorf("%s, seed %d: path %d costs %.1f kbit/s, want at most %v", tt.name, seed, i, kbit, tt.most)
+				}
+				if n := float64(p.sent[Out]) / span.Seconds(); n < 19 {
+					t.Errorf("%s, seed %d: %.1f probes a second on path %d, want 20", tt.name, seed, n, i)
+				}
+			}
+		}
+		if n := float64(suspect) / float64(len(all)); n > tt.suspect {
+			t.Errorf("%s: %.1f times suspect, want at most %v", tt.name, n, tt.suspect)
+		} else {
+			t.Logf("%s: %.1f times suspect", tt.name, n)
+		}
+	}
+}
 
 // TestBurstsAreNoSilence: on idle paths that lose in bursts (the lab's typical and heavy) a burst is no silence and no
 // brownout, or seldom: a suspect every two minutes at the most, where there was one every four seconds.
@@ -14,10 +78,8 @@ func TestBurstsAreNoSilence(t *testing.T) {
 		links             []string
 		suspect, brownout float64 // in ten minutes, of three paths, on average
 	}{
-		{"typical", []string{"50mbit delay 90ms jitter 2ms loss 1% ge 0.002/0.2/0.3", "50mbit delay 110ms jitter 2ms loss 0.5%",
-			"50mbit delay 80ms jitter 5ms loss 2% ge 0.003/0.15/0.3"}, 1, 12},
-		{"heavy", []string{"50mbit delay 90ms jitter 5ms loss 5% ge 0.005/0.1/0.2", "50mbit delay 110ms jitter 5ms loss 3%",
-			"50mbit delay 80ms jitter 10ms loss 10%"}, 5, 12},
+		{"typical", typical, 1, 12},
+		{"heavy", heavy, 5, 12},
 	} {
 		var entered [StateUp + 1]int
 		var moves [NumClasses]int

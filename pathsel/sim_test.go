@@ -43,6 +43,7 @@ type sim struct {
 	onDecide func(now time.Duration, changed bool, states []PathState, before *Decision)
 	states   []PathState
 	quiet    bool // do not log moves
+	idle     bool // no flows: no path is used
 }
 
 // simPath is one path: a shaper each way.
@@ -57,6 +58,7 @@ type simPath struct {
 	reported time.Duration
 	rng      *rand.Rand
 	imp      [2]wan.Impairment
+	sent     [2]int // probes, and replies
 }
 
 type simPacket struct {
@@ -128,6 +130,7 @@ func (s *sim) run(until time.Duration) {
 			for _, b := range p.due(s.now, Out) {
 				if rep, err := s.refl.Reflect(nil, b, 60, s.now+clockOffset, s.now+clockOffset); err == nil {
 					s.offer(p, Back, rep)
+					p.sent[Back]++
 				}
 			}
 			for _, b := range p.due(s.now, Back) {
@@ -146,6 +149,7 @@ func (s *sim) run(until time.Duration) {
 			}
 			s.table.ProbeSent(s.now, id)
 			s.offer(s.paths[id], Out, b)
+			s.paths[id].sent[Out]++
 		}
 		s.observe(s.sender.Expire(s.now, s.events[:0]))
 		if s.now%(20*ms) == 0 {
@@ -204,7 +208,7 @@ func (s *sim) decide() {
 	changed := s.d.Update(s.now, s.states, &s.policy)
 	for i := range s.paths {
 		id := uint8(i)
-		s.table.Use(id, s.d.Classes[Realtime].Path == id || s.d.Classes[Interactive].Path == id)
+		s.table.Use(id, !s.idle && (s.d.Classes[Realtime].Path == id || s.d.Classes[Interactive].Path == id))
 	}
 	for c := range s.d.Classes {
 		if was.Classes[c].OK && s.d.Classes[c].Path != was.Classes[c].Path {

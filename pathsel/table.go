@@ -34,7 +34,7 @@ func (t *Table) Add(now time.Duration, id uint8, name string) error {
 	case len(t.tracks) == MaxPaths:
 		return fmt.Errorf("path %s: %d paths are the limit", name, MaxPaths)
 	}
-	tr := &track{id: id, name: name, interval: t.interval, since: now, why: "no reply yet", boostSince: now, tuned: -1}
+	tr := &track{id: id, name: name, interval: t.interval, since: now, why: "no reply yet", boostSince: now, askLeft: askBudget, tuned: -1}
 	for i := range tr.dir {
 		tr.dir[i].selfSeen, tr.dir[i].selfLeft = now, fillFirst
 	}
@@ -147,9 +147,13 @@ func (t *Table) Use(id uint8, used bool) {
 	}
 }
 
-// Interval is how often a path should be probed while nothing is wrong: more often where flows depend on it.
+// Interval is how often a path should be probed now: more often where flows depend on it, or replies are late.
 func (t *Table) Interval(id uint8) time.Duration {
-	if tr := t.byID[id]; tr != nil && tr.used {
+	switch tr := t.byID[id]; {
+	case tr == nil:
+	case t.advanced < tr.askUntil:
+		return askInterval
+	case tr.used:
 		return t.interval * 3 / 5
 	}
 	return t.interval

@@ -84,11 +84,28 @@ func TestStates(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			f := &feeder{table: NewTable(0)}
 			f.table.Add(0, 1, "ct-ct")
+			f.table.Use(1, true)
 			f.feed(tt.before + tt.script)
 			if got := f.table.States(f.now, nil)[0]; got.State != tt.want {
 				t.Errorf("%v (%s), want %v", got.State, got.Why, tt.want)
 			}
 		})
+	}
+}
+
+// TestUnusedStates: a path that nobody uses is no suspect as soon, but new flows stay away from it as early.
+func TestUnusedStates(t *testing.T) {
+	for _, tt := range []struct {
+		script  string
+		want    State
+		overdue bool
+	}{{"---", StateUp, false}, {"----", StateUp, true}, {"-------", StateUp, true}, {"----------", StateSuspect, true}, {repeat("-", 23), StateDown, true}} {
+		f := &feeder{table: NewTable(0)}
+		f.table.Add(0, 1, "ct-ct")
+		f.feed(repeat(".", 300) + tt.script)
+		if got := f.table.States(f.now, nil)[0]; got.State != tt.want || got.Overdue != tt.overdue {
+			t.Errorf("silent for %d probes: %v, overdue %v, want %v, %v", len(tt.script), got.State, got.Overdue, tt.want, tt.overdue)
+		}
 	}
 }
 
@@ -138,6 +155,7 @@ func TestOwnFailures(t *testing.T) {
 func TestStandstill(t *testing.T) {
 	f := &feeder{table: NewTable(0)}
 	f.table.Add(0, 1, "ct-ct")
+	f.table.Use(1, true)
 	f.feed(repeat(".", 300) + "--")
 	f.now += time.Minute
 	f.feed("--")

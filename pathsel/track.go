@@ -20,6 +20,14 @@ const (
 	surely     = 90 * time.Millisecond
 	surelyRTT  = 300 * time.Millisecond
 	askBriefly = 30 * time.Millisecond
+	// A path that nobody uses is asked more thinly: every askInterval for askThinly, and for askShare of the time at most, of
+	// which askBudget can be saved up. That is eight probes a second more, whatever the path loses. It takes surelyUnused to be
+	// a suspect: new flows stay away at the first late replies anyway.
+	askInterval  = 10 * time.Millisecond
+	askThinly    = 50 * time.Millisecond
+	askShare     = 12
+	askBudget    = 400 * time.Millisecond
+	surelyUnused = 240 * time.Millisecond
 	// suspicionRate is how often the losses a path is known for may make it a suspect, per probe.
 	suspicionRate = 0.002
 	// firstRTT is assumed until there is one.
@@ -71,7 +79,7 @@ type track struct {
 
 	state        State
 	overdue      bool
-	asked        bool // more probes were sent in this silence
+	asked        bool // more probes were sent in this silence, as far as they may
 	since        time.Duration
 	why          string
 	heard        time.Duration
@@ -97,6 +105,8 @@ type track struct {
 	boost      time.Duration // until when
 	boostLeft  time.Duration
 	boostSince time.Duration
+	askUntil   time.Duration // more probes on a path that is not used
+	askLeft    time.Duration
 
 	rate, capacity int64
 	capacityAt     time.Duration // when traffic showed it last
@@ -257,7 +267,11 @@ func (t *track) patience() time.Duration {
 
 // certainty is the silence that makes a suspect: the probes sent in answer to it should have been answered.
 func (t *track) certainty() time.Duration {
-	return max(t.patience(), min(t.expected(), surelyRTT)+surely)
+	more := surely
+	if !t.used {
+		more = surelyUnused
+	}
+	return max(t.patience(), min(t.expected(), surelyRTT)+more)
 }
 
 // share is the loss of a direction; a new path gets the benefit of the doubt.
@@ -408,6 +422,17 @@ func (t *track) calm(now time.Duration) {
 	}
 }
 
+// ask has more probes sent in answer to late replies, so that those to come tell a burst of losses from silence.
+func (t *track) ask(now time.Duration) {
+	switch {
+	case t.used:
+		t.boost = max(t.boost, now+askBriefly)
+	case t.askLeft >= askThinly:
+		t.askLeft -= askThinly
+		t.askUntil = now + askThinly
+	}
+}
+
 // advanceBoost asks for more probes while a loss test has doubts, within the budget.
 func (t *track) advanceBoost(now, silence time.Duration) {
 	passed := now - t.boostSince
@@ -431,8 +456,9 @@ func (t *track) advanceBoost(now, silence time.Duration) {
 	}
 	// One reply that is late is no silence, on a path with jitter or loss.
 	asking := silence > t.interval+silenceMargin
+	t.askLeft = min(t.askLeft+passed/askShare, askBudget)
 	if asking && !t.asked && t.state != StateDown {
-		t.boost = max(t.boost, now+askBriefly)
+		t.ask(now)
 	}
 	t.asked = asking
 	switch boosting := now < t.boost; {

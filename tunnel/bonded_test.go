@@ -90,6 +90,7 @@ func newBonded(t testing.TB, seed uint64, hops [][]wan.Impairment, opts ...chain
 			if err != nil {
 				t.Fatal(err)
 			}
+			c.bonds = append(c.bonds, b)
 			sources[side] = smallSource{Sessions(b)}
 		}
 		c.join(i, sources[0], sources[1])

@@ -124,6 +124,8 @@ func (s *session) quicConfig(l *lane) *quic.Config {
 		HandshakeIdleTimeout:    handshakeTimeout,
 		MaxIncomingStreams:      maxStreams,
 		MaxIncomingUniStreams:   maxUniStreams,
+		// What a continuation is of arrives even if the direction is reset right after its move.
+		EnableStreamResetPartialDelivery: true,
 	}
 	var window int64
 	if l.class == Bulk {

@@ -44,7 +44,7 @@ func (s *session) manage() {
 				quietBulk = false
 			}
 		}
-		if !s.node.cfg.NoWarmUp {
+		if !s.node.cfg.NoWarmUp && s.fillLeft.Load() > 0 {
 			for _, l := range lanes {
 				if seen[l].quiet >= idleTicks && (l.class != Bulk || quietBulk) && l.alive() && !l.draining.Load() && l.warm.wanted() {
 					s.fill(l)
@@ -59,6 +59,9 @@ func (s *session) manage() {
 		case <-s.warmed:
 			continue
 		case <-tick.C:
+		}
+		if left := s.fillLeft.Add(int64(manageInterval / warmShare)); left > int64(warmBudget) {
+			s.fillLeft.Add(int64(warmBudget) - left)
 		}
 		for _, l := range lanes {
 			a := seen[l]
@@ -97,7 +100,9 @@ func (s *session) fill(l *lane) {
 		}
 	}
 	s.wg.Go(func() {
+		begin := time.Now()
 		l.warm.fill()
+		s.fillLeft.Add(-int64(time.Since(begin)))
 		l.warm.busy.Store(false)
 		if l.class == Bulk {
 			s.warming.Store(nil)

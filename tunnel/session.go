@@ -69,10 +69,12 @@ type session struct {
 	warming atomic.Pointer[lane] // the bulk lane being filled
 	// fillingSmall counts the interactive lanes being filled.
 	fillingSmall atomic.Int32
-	hello        atomic.Pointer[hello]
-	routesCh     chan struct{} // holds one: the routes to announce changed
-	warmed       chan struct{} // holds one: a lane has been filled
-	stalled      int64         // bytes held by stalled flows; only the manager looks
+	// fillLeft is for how long lanes may still be filled, in ns; see warmBudget.
+	fillLeft atomic.Int64
+	hello    atomic.Pointer[hello]
+	routesCh chan struct{} // holds one: the routes to announce changed
+	warmed   chan struct{} // holds one: a lane has been filled
+	stalled  int64         // bytes held by stalled flows; only the manager looks
 
 	mu     sync.Mutex
 	lanes  []*lane
@@ -98,6 +100,7 @@ func newSession(n *Node, p *peer, s Session) *session {
 		warmed: make(chan struct{}, 1),
 		flows:  map[flowKey]*recvHalf{}, hops: map[*hop]struct{}{}, parked: map[flowKey]*parkedStream{},
 	}
+	ses.fillLeft.Store(int64(warmBudget))
 	ses.ctx, ses.cancel = context.WithCancel(p.ctx)
 	return ses
 }
@@ -347,6 +350,8 @@ func (s *session) openContinuation(from *lane, id uint64, dir direction) (*lane,
 	if _, err := str.Write(b); err != nil {
 		return nil, nil
 	}
+	// Without it a reset would let the peer wait for the continuation, which it has been promised.
+	str.SetReliableBoundary()
 	l.load.Add(1)
 	l.refs.Add(1)
 	return l, str

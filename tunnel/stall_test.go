@@ -384,6 +384,45 @@ func TestLostContinuation(t *testing.T) {
 	})
 }
 
+// TestResetAfterMove has a direction reset before the first packet of its continuation has arrived: the peer learns of it at
+// once, and does not wait for the continuation.
+func TestResetAfterMove(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := newChain(t, 2, 100, 10*time.Millisecond)
+		defer c.close()
+		began, saw := make(chan struct{}), make(chan error, 1)
+		c.serve = func(s *memConn) {
+			_, _ = io.ReadFull(s, make([]byte, 1))
+			close(began)
+			_, err := io.Copy(io.Discard, struct{ io.Reader }{s})
+			saw <- err
+		}
+		c.up()
+		hp, err := c.nodes[0].openHop(context.Background(), "two", Header{ID: 7, Tenant: "acme", HopLimit: 1, Src: client, Dst: origin})
+		if err != nil {
+			t.Fatal(err)
+		}
+		buf := make([]byte, bufRoom+1)
+		if err := hp.send.frame(frameRaw, buf, bufRoom, 1); err != nil {
+			t.Fatal(err)
+		}
+		<-began
+		c.ends[0][0].out.lose.Store(3)
+		if err := hp.send.move(); err != nil || hp.send.moveAt != -1 {
+			t.Fatalf("moved: %v", err)
+		}
+		start := time.Now()
+		hp.send.cancel(CodeReset)
+		if err := <-saw; !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("the server saw %v, want a reset", err)
+		}
+		if d := time.Since(start); d > 3*time.Second {
+			t.Errorf("the server was told after %v", d)
+		}
+		hp.close(CodeReset)
+	})
+}
+
 // TestBadPeer sends what no peer should: the node answers with a reset and goes on.
 func TestBadPeer(t *testing.T) {
 	frames := func(kinds ...frameKind) []byte {

@@ -25,6 +25,11 @@ const (
 	warmTime     = 8 * time.Second
 	warmBytes    = 96 << 20
 	warmAttempts = 6
+	// warmBudget is for how long a session's lanes may be filled, all together: as often as lanes are replaced that do not
+	// warm on a bad link, and at most warmBudget at once. It comes back by warmShare of the time. An idle bond whose lanes
+	// stay warm fills none.
+	warmBudget = 2 * time.Minute
+	warmShare  = 200
 	// warmGrowth in stuntedAfter is the least growth of a window in slow start, also while the lane below trains QUIC to
 	// bear late packets. Slower means that slow start has ended for good: only another lane can do better.
 	warmGrowth   = 1.2
@@ -42,6 +47,7 @@ type warmer struct {
 	running  atomic.Bool
 	attempts atomic.Int32 // that no flow interrupted
 	stunted  atomic.Bool  // the window stopped growing below its target
+	full     atomic.Bool  // the window reached its target once
 	filled   atomic.Int64
 
 	mu   sync.Mutex
@@ -79,9 +85,17 @@ func (w *warmer) small() bool {
 // ready tells whether the bond is known, the window is not small and no filler is being sent.
 func (w *warmer) ready() bool { return w.l.ses.bdp() > 0 && !w.small() && !w.running.Load() }
 
-// wanted tells whether the lane is to be filled.
+// wanted tells whether the lane is to be filled. One that was full is filled again when its window is less than what the bond
+// carries: an idle bond's estimate of that moves up and down by more than nothing.
 func (w *warmer) wanted() bool {
-	return !w.stunted.Load() && w.attempts.Load() < warmAttempts && !w.busy.Load() && w.cold()
+	if w.stunted.Load() || w.attempts.Load() >= warmAttempts || w.busy.Load() {
+		return false
+	}
+	enough := w.target()
+	if w.full.Load() {
+		enough = uint64(float64(enough) / warmFactor)
+	}
+	return w.l.conn.ConnectionStats().CongestionWindow < enough
 }
 
 func (w *warmer) cold() bool { return w.l.conn.ConnectionStats().CongestionWindow < w.target() }
@@ -152,6 +166,7 @@ func (w *warmer) fill() {
 		}
 	}
 	w.attempts.Add(1)
+	w.full.Store(w.full.Load() || !w.cold())
 	w.stop()
 	wg.Wait()
 }

@@ -58,6 +58,77 @@ func TestWarmUp(t *testing.T) {
 	})
 }
 
+// TestWarmOnce moves the bond's estimate up and down while it is idle: lanes that were full are filled again only when they
+// have less than what the bond carries, and by then they are.
+func TestWarmOnce(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T) {
+		const mbit = 200
+		c := newChain(t, 2, mbit, 200*time.Millisecond, warm, func(_ int, c *Config) { c.Lanes = LanePlan{1, 1} })
+		defer c.close()
+		filled := func() (sum int64) {
+			for _, n := range c.nodes {
+				for _, l := range n.Stats().Peers[0].Lanes {
+					sum += l.Filler
+				}
+			}
+			return sum
+		}
+		estimate := func(share float64) {
+			for _, s := range c.ends[0] {
+				s.capacity.Store(int64(share * mbit * 1e6))
+			}
+			time.Sleep(30 * time.Second)
+		}
+		estimate(0.3)
+		c.up()
+		for _, tt := range []struct {
+			share float64
+			more  bool
+		}{{0.45, false}, {0.25, false}, {0.45, false}, {0.6, true}} {
+			before := filled()
+			estimate(tt.share)
+			if more := filled() - before; (more > 0) != tt.more {
+				t.Errorf("estimate of %v times the link: %d bytes of filler more, want some: %v", tt.share, more, tt.more)
+			}
+		}
+	})
+}
+
+// TestWarmBudget has a link that loses what fills a lane: lanes are replaced and filled again and again, but not for ever.
+func TestWarmBudget(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T) {
+		const mbit = 4
+		c := newChain(t, 2, mbit, 200*time.Millisecond, warm, func(_ int, c *Config) { c.Lanes = LanePlan{1, 1} })
+		defer c.close()
+		for _, s := range c.ends[0] {
+			s.capacity.Store(100e6) // what the link never carries, so that no lane is ever warm
+		}
+		c.up()
+		sent := func() (n int64) {
+			for _, s := range c.ends[0] {
+				s.out.mu.Lock()
+				n += s.out.bytes
+				s.out.mu.Unlock()
+			}
+			return n
+		}
+		rate := func(d time.Duration) float64 { // of both links together
+			before := sent()
+			time.Sleep(d)
+			return float64(sent()-before) * 8 / 1e6 / d.Seconds()
+		}
+		if r := rate(time.Minute); r < mbit/4.0 {
+			t.Errorf("%.2f Mbit/s in the first minute: nothing tried to warm lanes", r)
+		}
+		time.Sleep(10 * time.Minute)
+		if r := rate(10 * time.Minute); r > 2*2*mbit/warmShare+0.1 { // two classes a direction, and keep-alives
+			t.Errorf("%.3f Mbit/s of filler on an idle bond, want at most %.3f", r, 2.0*2*mbit/warmShare)
+		}
+	})
+}
+
 // TestWarmStops has a flow need the lane in the middle of its warm-up: the filler ends at once and does not come back
 // while the flow runs.
 func TestWarmStops(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -427,3 +428,70 @@ func (discard) Write(b []byte) (int, error)      { return len(b), nil }
 func (discard) Close() error                     { return nil }
 func (discard) CancelWrite(quic.StreamErrorCode) {}
 func (discard) SetWriteDeadline(time.Time) error { return nil }
+
+// trickle takes a few bytes of each write, until its deadline.
+type trickle struct {
+	sink
+	takes    []int // of the writes to come; then all
+	deadline time.Time
+	fails    error
+	h        *recvHalf
+	stood    time.Duration // how long it had taken too little, as h says, at the last write
+}
+
+func (s *trickle) SetWriteDeadline(t time.Time) error { s.deadline = t; return nil }
+
+func (s *trickle) Write(b []byte) (int, error) {
+	s.stood = time.Since(time.Unix(0, s.h.blocked.Load()))
+	if len(s.takes) == 0 {
+		if s.fails != nil {
+			return 0, s.fails
+		}
+		return s.sink.Write(b)
+	}
+	n := min(s.takes[0], len(b))
+	s.takes = s.takes[1:]
+	_, _ = s.sink.Write(b[:n])
+	time.Sleep(time.Until(s.deadline))
+	return n, os.ErrDeadlineExceeded
+}
+
+// TestHandShortWrites: what a receiver takes only in part is handed over once and in order, and since when it takes nothing is
+// counted from where it took less than would do.
+func TestHandShortWrites(t *testing.T) {
+	failed := errors.New("gone")
+	for name, tc := range map[string]struct {
+		takes   []int
+		fails   error
+		blocked time.Duration // how long the receiver has stood still when it is asked the last time
+	}{
+		"all at once":      {nil, nil, 0},
+		"enough each time": {[]int{stallLeast, stallLeast + 7, stallLeast}, nil, 0},
+		"little by little": {[]int{stallLeast / 4, stallLeast / 4, stallLeast / 4}, nil, 3 * stallAfter / 2},
+		"nothing":          {[]int{0, 0}, nil, stallAfter},
+		"little, enough":   {[]int{1, stallLeast, 0}, nil, stallAfter / 2},
+		"breaks":           {[]int{stallLeast, 1}, failed, stallAfter / 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				s, l := bareSession(t)
+				h := newRecvHalf(s, l, nil, 1, forward)
+				want := randomBytes(seeded(t), 8*stallLeast)
+				w := &trickle{takes: tc.takes, fails: tc.fails, h: h}
+				if err := h.hand(w, want); err != tc.fails {
+					t.Errorf("error %v, want %v", err, tc.fails)
+				}
+				if w.stood != tc.blocked {
+					t.Errorf("at the last write the receiver had stood still for %v, want %v", w.stood, tc.blocked)
+				}
+				got := slices.Concat(w.writes...)
+				if tc.fails == nil && !bytes.Equal(got, want) || !bytes.HasPrefix(want, got) {
+					t.Errorf("%d bytes were handed over, want %d, in order", len(got), len(want))
+				}
+				if h.blocked.Load() != 0 || !w.deadline.IsZero() {
+					t.Errorf("afterwards: blocked since %d, deadline %v", h.blocked.Load(), w.deadline)
+				}
+			})
+		})
+	}
+}

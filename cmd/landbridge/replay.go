@@ -29,7 +29,7 @@ func newReplay() *cobra.Command {
 		Long: `Reads a node's decision log, one JSON record a line ("-" for standard input), prints its moves with their reasons,
 and proves that the same states and policy lead to the same decisions. Exit code 1 means that one did not. A directory
 stands for all files that nodes keep there (their --decisions), the oldest first; they may be written meanwhile. A last
-line that is cut short, and records of another version's rules, are left out and counted.
+line that is cut short, damaged lines, and records of another version's rules are left out and counted.
 
 With --policy (a fleet document, or a file with its classes alone) or --set, it says where that policy would have been
 on another path. It starts from what was in use in the first record of each peer.`,
@@ -70,6 +70,7 @@ type replay struct {
 
 	records, wrong    int
 	cut, versions     int // lines that were cut short, and records of other versions
+	damaged           int // lines that are no records
 	moves, otherMoves [pathsel.NumClasses]int
 	apart             [pathsel.NumClasses]int // records in which the two are on different paths
 	differs           map[string]bool         // peer and class: they were in the record before
@@ -115,11 +116,24 @@ func (r *replay) file(path string) error {
 	return r.run(in, path)
 }
 
-// lines is bufio.ScanLines that tells of a last line without its newline.
-func lines(unfinished *bool) bufio.SplitFunc {
-	return func(data []byte, atEOF bool) (int, []byte, error) {
-		*unfinished = atEOF && len(data) > 0 && bytes.IndexByte(data, '\n') < 0
-		return bufio.ScanLines(data, atEOF)
+// nextLine reads a line of at most pathsel.MaxRecord bytes, which are valid until the next one is read; of a longer one it
+// returns the beginning and says so. whole means that its newline was there. The error is io.EOF behind the last line.
+func nextLine(in *bufio.Reader, buf []byte) (line []byte, long, whole bool, err error) {
+	line = buf[:0]
+	for {
+		part, err := in.ReadSlice('\n')
+		whole = err == nil
+		if room := pathsel.MaxRecord + 1 - len(line); len(part) > room {
+			part, long = part[:room], true
+		}
+		line = append(line, part...)
+		switch {
+		case errors.Is(err, bufio.ErrBufferFull):
+		case err == io.EOF && len(line) > 0:
+			return line, long, false, nil
+		default:
+			return bytes.TrimRight(line, "\r\n"), long, whole, err
+		}
 	}
 }
 
@@ -127,24 +141,40 @@ func (r *replay) run(in io.Reader, name string) error {
 	if r.differs == nil {
 		r.differs = make(map[string]bool)
 	}
-	var unfinished bool
-	sc := bufio.NewScanner(in)
-	sc.Split(lines(&unfinished))
-	sc.Buffer(make([]byte, 0, 64<<10), pathsel.MaxRecord+1)
-	for line := 1; sc.Scan(); line++ {
-		if len(sc.Bytes()) == 0 {
+	var first error // what is wrong with the first damaged line
+	before := r.records + r.versions
+	br, buf := bufio.NewReaderSize(in, 64<<10), []byte(nil)
+	for n := 1; ; n++ {
+		line, long, whole, err := nextLine(br, buf)
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return cli.Usage(fmt.Errorf("%s: %w", name, err))
+		}
+		if buf = line; len(line) == 0 {
 			continue
 		}
-		rec, err := pathsel.ReadRecord(sc.Bytes())
+		rec, err := pathsel.ReadRecord(line)
+		if long {
+			err = fmt.Errorf("a line of more than %d bytes: %w", pathsel.MaxRecord, pathsel.ErrRecord)
+		}
 		switch {
-		case err != nil && unfinished:
+		case err != nil && !whole:
 			r.cut++
 			continue
 		case errors.Is(err, pathsel.ErrVersion):
 			r.versions++
 			continue
 		case err != nil:
-			return cli.Usage(fmt.Errorf("%s:%d: %w", name, line, err))
+			err = fmt.Errorf("%s:%d: %w", name, n, err)
+			if r.damaged++; first == nil {
+				first = err
+			}
+			if r.damaged <= maxDamaged {
+				fmt.Fprintf(r.out, "%v\n", err)
+			}
+			continue
 		}
 		if err := r.prepare(rec); err != nil {
 			return cli.Usage(err)
@@ -156,18 +186,18 @@ func (r *replay) run(in io.Reader, name string) error {
 		}
 		if err := rec.Verify(); err != nil {
 			r.wrong++
-			fmt.Fprintf(r.out, "%s:%d: replays to another decision: %v\n", name, line, err)
+			fmt.Fprintf(r.out, "%s:%d: replays to another decision: %v\n", name, n, err)
 		}
 		r.show(rec)
 	}
-	if err := sc.Err(); err != nil {
-		if errors.Is(err, bufio.ErrTooLong) {
-			err = fmt.Errorf("a line of more than %d bytes: %w", pathsel.MaxRecord, pathsel.ErrRecord)
-		}
-		return cli.Usage(fmt.Errorf("%s: %w", name, err))
+	if first != nil && r.records+r.versions == before && r.node == "" {
+		return cli.Usage(first) // no log at all
 	}
 	return nil
 }
+
+// maxDamaged bounds the damaged lines that are shown; the rest is counted.
+const maxDamaged = 10
 
 // prepare makes the policy to compare with from the first record's, where only knobs are changed.
 func (r *replay) prepare(rec *pathsel.Record) error {
@@ -234,6 +264,9 @@ func (r *replay) compare(rec *pathsel.Record) {
 func (r *replay) summary() error {
 	if r.cut > 0 {
 		fmt.Fprintf(r.out, "%d lines were cut short, and left out\n", r.cut)
+	}
+	if r.damaged > 0 {
+		fmt.Fprintf(r.out, "%d lines were damaged, and left out\n", r.damaged)
 	}
 	if r.versions > 0 {
 		fmt.Fprintf(r.out, "%d records of another version were left out\n", r.versions)

@@ -13,7 +13,7 @@ import (
 
 // decisions writes the decision log of two paths over a minute to the named file: a has the shorter way, is 80 ms slower
 // from 20 s on, and b is silent from 40 s on. With --break it spoils the second record of the file instead, and with --cut
-// it copies the first file named to the second, without the end.
+// it copies the first file named to the second, without the end; with --damage, with two damaged lines.
 func decisions() {
 	file := os.Args[len(os.Args)-1]
 	if os.Args[1] == "--break" {
@@ -28,6 +28,15 @@ func decisions() {
 		data, err := os.ReadFile(os.Args[2])
 		check(err)
 		check(os.WriteFile(file, data[:len(data)-100], 0o644))
+		return
+	}
+	if os.Args[1] == "--damage" {
+		data, err := os.ReadFile(os.Args[2])
+		check(err)
+		lines := strings.SplitAfter(string(data), "\n")
+		lines[2] = lines[2][:len(lines[2])/2] + "\n"
+		lines[4] = strings.Repeat("x", pathsel.MaxRecord+1) + "\n"
+		check(os.WriteFile(file, []byte(strings.Join(lines, "")), 0o644))
 		return
 	}
 	const ms = time.Millisecond

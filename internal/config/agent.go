@@ -34,6 +34,7 @@ type Agent struct {
 	Rules          []*Rule
 	Policy         pathsel.Policy
 	Guard          Guard // of its uplinks
+	Marks          Marks
 
 	prefixAt []position
 	pathText []string
@@ -108,6 +109,7 @@ func parseAgent(file string, data []byte) (*Agent, error) {
 		field{"rules", false, func(n ast.Node) { a.Rules = p.rules(n, "rules") }},
 		field{"classes", false, func(n ast.Node) { p.classes(n, &a.Policy) }},
 		field{"guard", false, func(n ast.Node) { a.Guard = p.guard(n, "guard") }},
+		field{"marks", false, func(n ast.Node) { a.Marks = p.marks(n) }},
 	)
 	p.validateAgent(a, start)
 	if err := p.err(); err != nil {
@@ -217,6 +219,7 @@ func (a *Agent) Node(local []Interface) (*NodeConfig, error) {
 		Sources: []Source{{a.Tenant, a.Site, slices.Clone(a.Prefixes)}},
 		Policy:  a.Policy,
 		Guard:   a.Guard.clone(),
+		Marks:   a.Marks.clone(),
 
 		PreserveSource: a.PreserveSource,
 	}
@@ -226,7 +229,7 @@ func (a *Agent) Node(local []Interface) (*NodeConfig, error) {
 		Sources: []Source{{Tenant: a.Tenant, Prefixes: slices.Clone(everywhere)}},
 	}
 	for _, u := range a.Uplinks {
-		n.Uplinks = append(n.Uplinks, NodeUplink{u.Name, u.Interface, u.Address, u.Rate, true})
+		n.Uplinks = append(n.Uplinks, NodeUplink{u.Name, u.Interface, u.Address, u.Rate, true, u.Direct})
 		for _, i := range a.pairing(u, local) {
 			peer.Paths = append(peer.Paths, Path{
 				Name: u.Name + "-" + strconv.Itoa(i), Uplink: u.Name, Remote: a.Gateway.Addresses[i], Rate: u.Rate,

@@ -38,7 +38,7 @@ func TestAgentErrors(t *testing.T) {
 			`agent.yaml:8:30: gateway: address 10.2.1.1:4500 is listed twice`},
 		{"no gateway addresses", []string{"[10.2.1.1:4500, 10.2.2.1:4500]", "[]"},
 			`agent.yaml:8:14: gateway: addresses: none, want at least one`},
-		{"no uplinks", []string{"  isp1: {interface: eth0, address: 10.2.1.2, rate: 20Mbit}\n  isp2: {interface: eth1}\n", ""},
+		{"no uplinks", []string{"  isp1: {interface: eth0, address: 10.2.1.2, rate: 20Mbit}\n  isp2: {interface: eth1, direct: route}\n", ""},
 			`agent.yaml:9:1: document: "uplinks" has no value`},
 		{"paths", []string{"lan: [lan0]", "paths: [isp1-0, isp1-2, isp3-1, isp2, isp2-01, isp1-0]\nlan: [lan0]"}, lines(
 			`agent.yaml:12:17: path isp1-2: the gateway has no address 2, want 0 to 1`,
@@ -95,8 +95,8 @@ func TestAgentNode(t *testing.T) {
 	want := &NodeConfig{
 		Name: "plant1", LAN: []string{"lan0"},
 		Uplinks: []NodeUplink{
-			{"isp1", "eth0", ap("10.2.1.2:0"), 20e6, true},
-			{"isp2", "eth1", netip.AddrPort{}, 0, true},
+			{"isp1", "eth0", ap("10.2.1.2:0"), 20e6, true, DirectRedirect},
+			{"isp2", "eth1", netip.AddrPort{}, 0, true, DirectRoute},
 		},
 		Peers: []Peer{{
 			Name: "sha", PublicKey: mustKey(keySHA), Kind: PeerGateway, Uplinks: []string{"isp1", "isp2"},
@@ -154,7 +154,7 @@ func TestAgentPairing(t *testing.T) {
 			}
 		})
 	}
-	a, err := ParseAgent([]byte(edit(t, base, "[10.2.1.1:4500, 10.2.2.1:4500]", `["[fd00::1]:1"]`, "  isp2: {interface: eth1}\n", "")))
+	a, err := ParseAgent([]byte(edit(t, base, "[10.2.1.1:4500, 10.2.2.1:4500]", `["[fd00::1]:1"]`, "  isp2: {interface: eth1, direct: route}\n", "")))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -47,6 +47,7 @@ type Fleet struct {
 	Rules    []*Rule        // of all tenants, behind their own
 	Policy   pathsel.Policy // how the classes choose their paths
 	Guard    Guard          // of gateways without one of their own
+	Marks    Marks
 }
 
 // Gateway is one gateway as written.
@@ -69,9 +70,25 @@ type Uplink struct {
 	Interface string
 	Address   netip.AddrPort // of an agent: may be invalid (any address) or have port 0 (any port)
 	Rate      Rate           // cap, 0 for none
+	Direct    DirectWay
 
 	at, addrAt position
 }
+
+// DirectWay is how direct flows leave by an uplink.
+type DirectWay uint8
+
+const (
+	// DirectRedirect forwards them in the kernel, past the host's routing and netfilter.
+	DirectRedirect DirectWay = iota
+	// DirectRoute leaves them to the host's routing, which is told the uplink, and so to its netfilter: for hosts that
+	// masquerade.
+	DirectRoute
+)
+
+var directWays = []string{"redirect", "route"}
+
+func (w DirectWay) String() string { return directWays[w] }
 
 // Border joins two gateways.
 type Border struct {
@@ -140,6 +157,7 @@ func parse(file string, data []byte) (*Fleet, error) {
 		field{"rules", false, func(n ast.Node) { f.Rules = p.rules(n, "rules") }},
 		field{"classes", false, func(n ast.Node) { p.classes(n, &f.Policy) }},
 		field{"guard", false, func(n ast.Node) { f.Guard = p.guard(n, "guard") }},
+		field{"marks", false, func(n ast.Node) { f.Marks = p.marks(n) }},
 	)
 	p.validate(f)
 	if err := p.err(); err != nil {
@@ -178,7 +196,14 @@ func (p *problems) gateways(n ast.Node) (out []*Gateway) {
 			field{"region", true, func(n ast.Node) { g.Region, _ = p.text(n, what+": region"); g.regionAt = at(n) }},
 			field{"public_key", true, func(n ast.Node) { g.PublicKey = p.publicKey(n, what); g.keyAt = at(n) }},
 			field{"carriers", false, func(n ast.Node) { g.Carriers = p.uplinks(n, what+": carrier", true) }},
-			field{"access", false, func(n ast.Node) { g.Access = p.uplinks(n, what+": access", true) }},
+			field{"access", false, func(n ast.Node) {
+				g.Access = p.uplinks(n, what+": access", true)
+				for _, u := range g.Access {
+					if u.Direct != DirectRedirect {
+						p.add(u.at, "", "%s: access %s: direct: %v, but direct flows leave by carriers alone", what, u.Name, u.Direct)
+					}
+				}
+			}},
 			field{"lan", false, func(n ast.Node) { g.LAN = p.interfaces(n, what+": lan") }},
 			field{"guard", false, func(n ast.Node) { own := p.guard(n, what+": guard"); g.Guard = &own }},
 			field{"exit", false, func(n ast.Node) { g.PreserveSource = p.exit(n, what+": exit") }},
@@ -211,6 +236,11 @@ func (p *problems) uplinks(n ast.Node, what string, fixed bool) (out []*Uplink) 
 			field{"interface", true, func(n ast.Node) { u.Interface = p.interfaceName(n, what) }},
 			field{"address", fixed, func(n ast.Node) { u.Address = p.address(n, what, fixed); u.addrAt = at(n) }},
 			field{"rate", false, func(n ast.Node) { u.Rate = p.rate(n, what) }},
+			field{"direct", false, func(n ast.Node) {
+				if i, ok := p.word(n, what+": direct", directWays); ok {
+					u.Direct = DirectWay(i)
+				}
+			}},
 		)
 		out = append(out, u)
 	}

@@ -56,7 +56,7 @@ func TestParseErrors(t *testing.T) {
 			`fleet.yaml:8:7: gateway sha: carrier ct: "interface" is missing`,
 			`fleet.yaml:8:12: gateway sha: carrier ct: unknown key "interfase" (hint: did you mean "interface"?)`)},
 		{"unknown key, far", []string{"regions: [cn, eu]", "regions: [cn, eu]\nvpn: true"},
-			`fleet.yaml:3:1: document: unknown key "vpn" (hint: known keys: regions, gateways, borders, tenants, rules, classes, guard)`},
+			`fleet.yaml:3:1: document: unknown key "vpn" (hint: known keys: regions, gateways, borders, tenants, rules, classes, guard, marks)`},
 		{"key twice", []string{"    region: cn\n", "    region: cn\n    region: eu\n"},
 			`fleet.yaml:6:5: gateway sha: "region" is already there on line 5`},
 		{"gateway twice", []string{"  fra:\n    region: eu", "  sha:\n    region: eu"}, lines(
@@ -94,6 +94,10 @@ func TestParseErrors(t *testing.T) {
 			`fleet.yaml:20:37: gateway fra: address 10.1.1.1:4500 is used twice, first by sha's uplink ct on line 8`},
 		{"rate", []string{"rate: 50Mbit", "rate: 50 Mb/s"},
 			`fleet.yaml:8:58: gateway sha: carrier ct: rate "50 Mb/s": want a number and bit, kbit, Mbit or Gbit, such as 50Mbit`},
+		{"direct", []string{"rate: 50Mbit", "direct: routed"},
+			`fleet.yaml:8:60: gateway sha: carrier ct: direct: "routed", want redirect or route (hint: did you mean "route"?)`},
+		{"direct of an access link", []string{"rate: 1Gbit", "direct: route"},
+			`fleet.yaml:12:7: gateway sha: access acc1: direct: route, but direct flows leave by carriers alone`},
 		{"rate out of range", []string{"rate: 50Mbit", "rate: 50bit"},
 			`fleet.yaml:8:58: gateway sha: carrier ct: rate "50bit" is outside 8kbit to 1000Gbit`},
 		{"uplink name with dash", []string{"      cm: {interface: cm0, address: 10.1.3.1", "      c-m: {interface: cm0, address: 10.1.3.1"}, lines(
@@ -229,11 +233,11 @@ func TestNode(t *testing.T) {
 	want := &NodeConfig{
 		Name: "sha", Region: "cn", PublicKey: mustKey(keySHA), LAN: []string{"lan0"},
 		Uplinks: []NodeUplink{
-			{"ct", "ct0", ap("10.1.1.1:4500"), 50e6, false},
-			{"cu", "cu0", ap("10.1.2.1:4500"), 0, false},
-			{"cm", "cm0", ap("10.1.3.1:4500"), 0, false},
-			{"acc1", "acc0", ap("10.2.1.1:4500"), 1e9, true},
-			{"acc2", "acc1", ap("10.2.2.1:4500"), 0, true},
+			{"ct", "ct0", ap("10.1.1.1:4500"), 50e6, false, DirectRedirect},
+			{"cu", "cu0", ap("10.1.2.1:4500"), 0, false, DirectRoute},
+			{"cm", "cm0", ap("10.1.3.1:4500"), 0, false, DirectRedirect},
+			{"acc1", "acc0", ap("10.2.1.1:4500"), 1e9, true, DirectRedirect},
+			{"acc2", "acc1", ap("10.2.2.1:4500"), 0, true, DirectRedirect},
 		},
 		Peers: []Peer{
 			{

@@ -53,7 +53,7 @@ func (f *Fleet) Marshal() []byte {
 		writeRules(&b, "    ", t.Rules)
 	}
 	writeRules(&b, "", f.Rules)
-	b.WriteString(marshalClasses(&f.Policy))
+	b.WriteString(marshalClasses(&f.Policy) + marshalMarks(&f.Marks))
 	if !f.Guard.isDefault() {
 		b.WriteString(marshalGuard(&f.Guard, ""))
 	}
@@ -95,7 +95,7 @@ func (a *Agent) Marshal() []byte {
 		b.WriteString("exit: {preserve_source: true}\n")
 	}
 	writeRules(&b, "", a.Rules)
-	b.WriteString(marshalClasses(&a.Policy))
+	b.WriteString(marshalClasses(&a.Policy) + marshalMarks(&a.Marks))
 	if !a.Guard.isDefault() {
 		b.WriteString(marshalGuard(&a.Guard, ""))
 	}
@@ -113,6 +113,9 @@ func writeUplinks(b *bytes.Buffer, indent, key string, us []*Uplink) {
 		}
 		if u.Rate != 0 {
 			fmt.Fprintf(b, ", rate: %s", quoteYAML(u.Rate.String()))
+		}
+		if u.Direct != DirectRedirect {
+			fmt.Fprintf(b, ", direct: %v", u.Direct)
 		}
 		b.WriteString("}\n")
 	}

@@ -44,6 +44,7 @@ type NodeConfig struct {
 	PreserveSource bool
 	Policy         pathsel.Policy
 	Guard          Guard
+	Marks          Marks
 }
 
 // NodeUplink is one local uplink: one UDP socket.
@@ -53,6 +54,7 @@ type NodeUplink struct {
 	Address   netip.AddrPort // of an agent: may be invalid (any address) or have port 0 (any port)
 	Rate      Rate           // cap, 0 for none
 	Access    bool           // towards agents rather than gateways
+	Direct    DirectWay
 }
 
 // Peer is a node this one has a bond with.
@@ -137,18 +139,18 @@ func (f *Fleet) Node(name string) (*NodeConfig, error) {
 	n := &NodeConfig{
 		Name: g.Name, Region: g.Region, PublicKey: g.PublicKey,
 		LAN: slices.Clone(g.LAN), PreserveSource: g.PreserveSource,
-		Policy: f.Policy, Guard: f.Guard.clone(),
+		Policy: f.Policy, Guard: f.Guard.clone(), Marks: f.Marks.clone(),
 	}
 	if g.Guard != nil {
 		n.Guard = g.Guard.clone()
 	}
 	var carriers, access []string
 	for _, u := range g.Carriers {
-		n.Uplinks = append(n.Uplinks, NodeUplink{u.Name, u.Interface, u.Address, u.Rate, false})
+		n.Uplinks = append(n.Uplinks, NodeUplink{u.Name, u.Interface, u.Address, u.Rate, false, u.Direct})
 		carriers = append(carriers, u.Name)
 	}
 	for _, u := range g.Access {
-		n.Uplinks = append(n.Uplinks, NodeUplink{u.Name, u.Interface, u.Address, u.Rate, true})
+		n.Uplinks = append(n.Uplinks, NodeUplink{u.Name, u.Interface, u.Address, u.Rate, true, u.Direct})
 		access = append(access, u.Name)
 	}
 	for _, t := range f.Tenants {

@@ -65,10 +65,14 @@ func TestRules(t *testing.T) {
 	if diff := cmp.Diff(Guard{Mode: GuardObserve, UnknownPPS: DefaultUnknownPPS, UnknownTotalPPS: DefaultUnknownTotalPPS}, other.Guard, cmpNet); diff != "" {
 		t.Error(diff)
 	}
+	if diff := cmp.Diff(Marks{DSCP: map[pathsel.Class]uint8{pathsel.Realtime: 46, pathsel.Bulk: 8}, Verdicts: true}, n.Marks); diff != "" {
+		t.Error(diff)
+	}
 	// A node's view is a copy.
+	n.Marks.DSCP[pathsel.Realtime] = 0
 	n.Tenants[0].Rules[0].From[0] = netip.Prefix{}
 	n.Guard.Allow[0].Ports[0].First = 1
-	if f.Tenants[0].Rules[0].From[0] != pfx("10.10.0.64/26")[0] || f.Guard.Allow[0].Ports[0].First != 22 {
+	if f.Tenants[0].Rules[0].From[0] != pfx("10.10.0.64/26")[0] || f.Guard.Allow[0].Ports[0].First != 22 || f.Marks.DSCP[pathsel.Realtime] != 46 {
 		t.Error("the view shares memory with the document")
 	}
 	checkRoundTrip(t, f)
@@ -154,6 +158,10 @@ func TestRuleErrors(t *testing.T) {
 			`rules.yaml:40:57: classes: interactive: elephant: "512KB", want 16KiB to 1024GiB, such as 256KiB`},
 		{"elephant of the wrong class", []string{"  realtime: {dwell", "  realtime: {elephant: 1MiB, dwell"},
 			`rules.yaml:39:14: classes: realtime: unknown key "elephant" (hint: known keys: dwell, hysteresis, margin, delay_weight, loss_weight, round_trip, leave_brownout)`},
+		{"marks", []string{"realtime: ef, bulk: 8", "realtime: ff, bulk: 64", "verdicts: true", "verdict: true"}, lines(
+			`rules.yaml:50:20: marks: dscp: realtime: "ff", want 0 to 63 or a name such as ef (hint: did you mean "ef"?)`,
+			`rules.yaml:50:30: marks: dscp: bulk: "64", want 0 to 63 or a name such as ef`,
+			`rules.yaml:51:3: marks: unknown key "verdict" (hint: did you mean "verdicts"?)`)},
 		{"guard mode", []string{"mode: enforce", "mode: enforced"},
 			`rules.yaml:43:9: guard: "enforced", want off, observe or enforce (hint: did you mean "enforce"?)`},
 		{"guard of a gateway", []string{"guard: observe", "guard: watch"},

@@ -36,6 +36,7 @@ type BulkResult struct {
 	Elapsed     time.Duration   // the window, or less when Bytes ended the run
 	FirstByte   time.Duration   // from the first dial to the first payload byte
 	FirstSecond int64           // payload of the first second
+	SecondHalf  int64           // payload of the window's second half; 0 when Bytes ended the run
 	StallMax    time.Duration   // longest time a flow went without new payload
 	Stalls      []time.Duration // the longest in each whole Cycle
 	FlowBytes   []int64         // by flow
@@ -100,13 +101,13 @@ func bulkResult(rec *recorder, opt BulkOptions, got []flowResult, begin, now tim
 	res := BulkResult{Bytes: rec.total(), SumOK: true, Elapsed: opt.Window}
 	rec.mu.Lock()
 	start, last := rec.start, rec.last
-	res.FirstSecond = rec.inSecond1
+	res.FirstSecond, res.SecondHalf = rec.inSecond1, rec.inHalf2
 	rec.mu.Unlock()
 	if !start.IsZero() {
 		res.FirstByte = start.Sub(begin)
 	}
 	if opt.Bytes > 0 {
-		res.Elapsed = last.Sub(start)
+		res.Elapsed, res.SecondHalf = last.Sub(start), 0
 		now = last
 	}
 	res.StallMax, res.Stalls = rec.stallMax(now), rec.cycleStalls(now)

@@ -134,17 +134,22 @@ func readMissing(dir string) map[string]string {
 func (c *Comparison) WriteMarkdown(w io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# Ways across the border, side by side\n\n%s, %s, %d CPUs, %s; seed %d; no agent. One bulk flow of incompressible payload from its start, %.0f s;\n"+
-		"objects of 32 KB on a warm connection, p50/p90/p99, %.0f s. \"of limit\" is of what the carriers in use could carry.\n\n",
+		"objects of 32 KB on a warm connection, p50/p90/p99, %.0f s. \"of limit\" is of what the carriers in use could carry, \"second half\" the same without the run's first half.\n\n",
 		c.Made.UTC().Format("2 January 2006"), c.Kernel, c.CPUs, c.Go, c.Seed, c.Bulk, c.Objects)
-	b.WriteString("| scenario | way | over | Mbit/s | of limit | wire/payload | longest stall ms | object ms | notes |\n|---|---|---|---|---|---|---|---|---|\n")
+	b.WriteString("| scenario | way | over | Mbit/s | of limit | second half | wire/payload | longest stall ms | object ms | notes |\n|---|---|---|---|---|---|---|---|---|---|\n")
 	for _, r := range c.Rows {
-		bulk, object := "| | | ", ""
+		bulk, object := "| | | | ", ""
 		notes := slices.Clone(r.Errors)
 		if r.Missing != "" {
 			notes = append(notes, "missing: "+r.Missing)
 		}
 		if r.Bulk != nil {
-			bulk = fmt.Sprintf("%.1f | %.2f | %.2f | %.0f", r.Bulk.GoodputMbit, r.Bulk.OfLimit, r.Bulk.WireOverhead, r.Bulk.StallMSMax)
+			b := r.Bulk
+			settled := 0.0
+			if b.LimitMbit > 0 {
+				settled = b.SecondHalfMbit / b.LimitMbit
+			}
+			bulk = fmt.Sprintf("%.1f | %.2f | %.2f | %.2f | %.0f", b.GoodputMbit, b.OfLimit, settled, b.WireOverhead, b.StallMSMax)
 		}
 		if r.Objects != nil && r.Objects.ObjectFigures != nil {
 			object = fmt.Sprintf("%.0f/%.0f/%.0f", r.Objects.P50, r.Objects.P90, r.Objects.P99)

@@ -56,7 +56,7 @@ func TestComparisonSaysWhatIsMissing(t *testing.T) {
 		{Scenario: "clean", Via: ViaTCPBBR, Title: "TCP BBR", Carriers: []string{"ct"}},
 		{
 			Scenario: "clean", Via: ViaTCPCubic, Title: "TCP CUBIC", Carriers: []string{"ct"},
-			Bulk:    &Result{GoodputMbit: 41.23, OfLimit: 0.87, WireOverhead: 1.06, Errors: []string{"flow 0: ended\nearly | late"}},
+			Bulk:    &Result{GoodputMbit: 41.23, OfLimit: 0.87, SecondHalfMbit: 45.6, LimitMbit: 48, WireOverhead: 1.06, Errors: []string{"flow 0: ended\nearly | late"}},
 			Objects: &Result{ObjectFigures: &ObjectFigures{P50: 182, P90: 190, P99: 380}},
 		},
 	}
@@ -72,10 +72,10 @@ func TestComparisonSaysWhatIsMissing(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		"| clean | Hysteria 2 | ct | | | |  |  | missing: sing-box: not on this machine (go install: no such module) |",
-		"| clean | kcptun | ct | | | |  |  | missing: kcptun-client: not on this machine |",
-		"| clean | TCP BBR | ct | | | |  |  | nothing came through |",
-		"| clean | TCP CUBIC | ct | 41.2 | 0.87 | 1.06 | 0 | 182/190/380 | flow 0: ended early / late |",
+		"| clean | Hysteria 2 | ct | | | | |  |  | missing: sing-box: not on this machine (go install: no such module) |",
+		"| clean | kcptun | ct | | | | |  |  | missing: kcptun-client: not on this machine |",
+		"| clean | TCP BBR | ct | | | | |  |  | nothing came through |",
+		"| clean | TCP CUBIC | ct | 41.2 | 0.87 | 0.95 | 1.06 | 0 | 182/190/380 | flow 0: ended early / late |",
 	} {
 		if !bytes.Contains(md, []byte(want+"\n")) {
 			t.Errorf("the table lacks %q:\n%s", want, md)

@@ -17,6 +17,7 @@ type recorder struct {
 	last      time.Time
 	bytes     int64
 	inSecond1 int64
+	inHalf2   int64 // of the window's second half
 	flows     map[uint64]*flowTimes
 	stalls    []time.Duration // the longest of each cycle
 }
@@ -49,6 +50,9 @@ func (r *recorder) add(flow uint64, n int, now time.Time) {
 	r.bytes += int64(n)
 	if now.Sub(r.start) < time.Second {
 		r.inSecond1 += int64(n)
+	}
+	if now.Sub(r.start) >= r.window/2 {
+		r.inHalf2 += int64(n)
 	}
 }
 

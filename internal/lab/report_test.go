@@ -212,11 +212,11 @@ func TestResultJSONHasTheAgreedFields(t *testing.T) {
 	ms := time.Millisecond
 	bulk, objs := &Result{Scenario: "typical", LimitMbit: 141, BestPathRTT: 164}, &Result{BestPathRTT: 164}
 	bulk.setBulk(BulkResult{
-		Bytes: 180_000, Elapsed: 4 * time.Second, FirstSecond: 30_000, SumOK: true, FlowBytes: []int64{90_000, 30_000, 60_000},
+		Bytes: 180_000, Elapsed: 4 * time.Second, FirstSecond: 30_000, SecondHalf: 100_000, SumOK: true, FlowBytes: []int64{90_000, 30_000, 60_000},
 		Stalls: []time.Duration{10 * ms, 250 * ms, 20 * ms},
 	})
 	bulk.Competitor, bulk.Steps = &CompetitorResult{Via: ViaTCPBBR, Carrier: "ct"}, []StepResult{{Carrier: "ct", FromMbit: 50, ToMbit: 16}}
-	onlyBulk := []string{"jain", "first_second_share", "outages", "stall_ms_p99", "competitor", "steps"}
+	onlyBulk := []string{"jain", "first_second_share", "second_half_mbit", "outages", "stall_ms_p99", "competitor", "steps"}
 	objs.setObjects(ObjectsResult{Bytes: 180_000, Elapsed: time.Second, SumOK: true, Warm: []time.Duration{164 * ms, 328 * ms}, Fresh: []time.Duration{200 * ms}})
 	talk := &Result{BestPathRTT: 160}
 	talk.setCalls(CallsResult{
@@ -248,7 +248,7 @@ func TestResultJSONHasTheAgreedFields(t *testing.T) {
 			t.Errorf("%s: table: %s", name, b.String())
 		}
 	}
-	if bulk.Jain != 0.8571 || bulk.FirstSecondShare != 0.6 || bulk.Outages != 3 || bulk.StallP99 != 250 {
+	if bulk.Jain != 0.8571 || bulk.FirstSecondShare != 0.6 || bulk.SecondHalfMbit != 0.4 || bulk.Outages != 3 || bulk.StallP99 != 250 {
 		t.Errorf("bulk: Jain %v, first second %v, outages %+v", bulk.Jain, bulk.FirstSecondShare, bulk.OutageFigures)
 	}
 	if objs.P50OfRTT != 1 || objs.P99OfRTT != 2 || objs.StallMSMax != 328 {

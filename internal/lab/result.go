@@ -32,12 +32,14 @@ type Result struct {
 	FirstSecondMbit float64 `json:"first_second_mbit"` // the same in the first second
 	// FirstSecondShare is the first second's goodput over that of the rest of the run.
 	FirstSecondShare float64 `json:"first_second_share,omitempty"`
-	LimitMbit        float64 `json:"limit_mbit"` // what loss-free TCP could carry in what the loss leaves
-	OfLimit          float64 `json:"of_limit"`
-	PayloadBytes     int64   `json:"payload_bytes"`
-	SHA256OK         bool    `json:"sha256_ok"`     // every byte checked against what the sender sent
-	FirstByteMS      float64 `json:"first_byte_ms"` // from the first dial to the first payload byte
-	StallMSMax       float64 `json:"stall_ms_max"`
+	// SecondHalfMbit is the goodput of the window's second half: slow starts are over in most ways.
+	SecondHalfMbit float64 `json:"second_half_mbit,omitempty"`
+	LimitMbit      float64 `json:"limit_mbit"` // what loss-free TCP could carry in what the loss leaves
+	OfLimit        float64 `json:"of_limit"`
+	PayloadBytes   int64   `json:"payload_bytes"`
+	SHA256OK       bool    `json:"sha256_ok"`     // every byte checked against what the sender sent
+	FirstByteMS    float64 `json:"first_byte_ms"` // from the first dial to the first payload byte
+	StallMSMax     float64 `json:"stall_ms_max"`
 	// WireBytes are Ethernet bytes that left the border links' queues, both directions, a competitor's too; WireOverhead is their ratio to
 	// the payload: 1.00 would be nothing but payload.
 	WireBytes    uint64  `json:"wire_bytes"`
@@ -131,6 +133,7 @@ func (r *Result) setBulk(b BulkResult) {
 	r.Seconds = round(b.Elapsed.Seconds(), 3)
 	r.GoodputMbit = mbit(b.Bytes, b.Elapsed)
 	r.FirstSecondMbit = round(float64(b.FirstSecond)*8/1e6, 2)
+	r.SecondHalfMbit = mbit(b.SecondHalf, b.Elapsed/2)
 	r.PayloadBytes = b.Bytes
 	r.SHA256OK = b.SumOK
 	r.FirstByteMS = millis(b.FirstByte)

@@ -138,6 +138,7 @@ func (lab *Lab) measure(ctx context.Context, nw kernelNetwork, o RunOptions) (*R
 		}
 	}
 	var err error
+	loud := "" // why the idle workload did not begin in quiet
 	switch o.Workload {
 	case WorkloadBulk:
 		res.Flows, res.Upload = max(o.Flows, 1), o.Upload
@@ -159,6 +160,10 @@ func (lab *Lab) measure(ctx context.Context, nw kernelNetwork, o RunOptions) (*R
 		err = e
 		res.setMixed(b, objects)
 	case WorkloadIdle:
+		loud, err = lab.waitQuiet(ctx)
+		if err != nil {
+			break
+		}
 		watch(func() int64 { return 0 })
 		err = sleep(ctx, o.Window)
 		onEnd()
@@ -182,6 +187,9 @@ func (lab *Lab) measure(ctx context.Context, nw kernelNetwork, o RunOptions) (*R
 		return nil, nil, err
 	}
 	lab.finish(ctx, res, before, after)
+	if loud != "" {
+		res.Warnings = append(res.Warnings, loud)
+	}
 	if trace != nil {
 		trace.Result = res
 	}

@@ -2,6 +2,8 @@ package lab
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"strings"
 	"time"
 
@@ -52,6 +54,27 @@ func (lab *Lab) waitWarm(ctx context.Context, limit time.Duration) (missing stri
 		}
 		if err := sleep(ctx, warmPoll); err != nil {
 			return missing, err
+		}
+	}
+}
+
+// waitQuiet waits until nothing but what keeps an idle tunnel alive is on the links, and returns what is to be said where
+// that took too long.
+func (lab *Lab) waitQuiet(ctx context.Context) (warning string, err error) {
+	var c calm
+	for begin := time.Now(); ; {
+		links, err := lab.em.Stats()
+		if err != nil {
+			return "", errors.Join(err, lab.alive())
+		}
+		switch now := time.Since(begin); {
+		case c.look(now, links):
+			return "", nil
+		case now > quietTimeout:
+			return fmt.Sprintf("the links were not quiet for %v within %v", quietFor, quietTimeout), nil
+		}
+		if err := sleep(ctx, quietPoll); err != nil {
+			return "", err
 		}
 	}
 }

@@ -217,6 +217,9 @@ func TestDeadFlowStallsToTheEnd(t *testing.T) {
 	if got := rec.stallMax(t0.Add(time.Hour)); got != 9*time.Second {
 		t.Errorf("stall %v, want 9s: flow 2 went quiet at 1 s of 10", got)
 	}
+	if rec.inSecond1 != 1100 || rec.inHalf2 != 5000 {
+		t.Errorf("%d bytes in the first second and %d in the second half, want 1100 and 5000", rec.inSecond1, rec.inHalf2)
+	}
 }
 
 func TestCycleStalls(t *testing.T) {

@@ -2,6 +2,7 @@ package node
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/landbridge/landbridge/internal/config"
 	"github.com/landbridge/landbridge/pathsel/probe"
@@ -41,7 +42,7 @@ type hello struct {
 // openAgents opens the socket of an uplink that agents are probed from, unless it is there. Called with mu held.
 func (w *watch) openAgents(u config.NodeUplink) {
 	port := agentPort(u.Address.Port())
-	if w.agents[u.Name] != nil || port == 0 {
+	if w.agents[u.Name] != nil || port == 0 || w.ctx.Err() != nil {
 		return
 	}
 	c, err := w.listen(u, port)
@@ -49,12 +50,21 @@ func (w *watch) openAgents(u config.NodeUplink) {
 		w.complain(u.Name, port, err)
 		return
 	}
-	s := probe.Share(c)
-	w.agents[u.Name] = s
-	w.wg.Go(func() {
-		<-w.ctx.Done()
-		s.Close()
-	})
+	w.agents[u.Name] = probe.Share(c)
+}
+
+// closeAgents closes the sockets of uplinks that no agent comes in on any more. Called with mu held.
+func (w *watch) closeAgents() {
+	for name, s := range w.agents {
+		used := false
+		for _, p := range w.peers {
+			used = used || p.cfg.Kind == config.PeerAgent && slices.Contains(p.cfg.Uplinks, name)
+		}
+		if !used || w.ctx.Err() != nil {
+			s.Close()
+			delete(w.agents, name)
+		}
+	}
 }
 
 // joinAgent gives an agent's runner its part of the sockets in this session: what names its keys.

@@ -1,9 +1,12 @@
 package node
 
 import (
+	"context"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -180,4 +183,64 @@ socks5: 127.0.0.1:%d
 		}
 		return settled()
 	})
+}
+
+// heldConn is a probe socket that counts as open until it is closed.
+type heldConn struct {
+	*natConn
+	open *atomic.Int32
+	shut sync.Once
+}
+
+func (c *heldConn) Close() error {
+	c.shut.Do(func() { c.open.Add(-1) })
+	return c.natConn.Close()
+}
+
+// TestAgentSockets: an uplink that comes and goes leaves nothing behind, and the last agent takes the socket with it.
+func TestAgentSockets(t *testing.T) {
+	var open, moved atomic.Int32
+	listen := func(_ config.NodeUplink, port uint16) (probe.Conn, error) {
+		if port == 4502 {
+			open.Add(1)
+			return &heldConn{natConn: newNATConn(&moved), open: &open}, nil
+		}
+		return newNATConn(&moved), nil
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var wg sync.WaitGroup
+	u := config.NodeUplink{Name: "acc1", Interface: "acc0", Address: netip.MustParseAddrPort("10.2.1.1:4500")}
+	w := newWatch(ctx, &wg, &config.NodeConfig{Uplinks: []config.NodeUplink{u}}, RoleGateway, listen, nil, nil, slog.New(slog.DiscardHandler))
+	for _, name := range []string{"acme/plant", "acme/shop"} {
+		w.add(config.Peer{Name: name, Kind: config.PeerAgent, Uplinks: []string{"acc1"}}, nil)
+	}
+	w.reopen(u) // the first time, whatever starts has started
+	before := runtime.NumGoroutine()
+	for range 50 {
+		w.reopen(u)
+	}
+	eventually(t, testTimeout, func() error {
+		if n := runtime.NumGoroutine(); n > before+5 {
+			return fmt.Errorf("%d goroutines after 50 new sockets, %d before", n, before)
+		}
+		return nil
+	})
+	w.remove("acme/shop")
+	if n := open.Load(); n != 1 {
+		t.Errorf("%d sockets for one agent", n)
+	}
+	w.remove("acme/plant")
+	if n := open.Load(); n != 0 {
+		t.Errorf("%d sockets without an agent", n)
+	}
+	w.add(config.Peer{Name: "acme/plant", Kind: config.PeerAgent, Uplinks: []string{"acc1"}}, nil)
+	if n := open.Load(); n != 1 {
+		t.Errorf("%d sockets for an agent that is back", n)
+	}
+	cancel()
+	wg.Wait()
+	if n := open.Load(); n != 0 {
+		t.Errorf("%d sockets after the end", n)
+	}
 }

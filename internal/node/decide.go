@@ -41,7 +41,7 @@ func (w *watch) decide(p *peerWatch, now time.Duration) {
 	p.mu.Unlock()
 	p.obey(now, states, after)
 	if p.kernel != nil {
-		p.kernel.decided(now, p.cfg.Name, p.paths, w.ifaces, states, after, &policy)
+		p.kernel.decided(now, p.cfg.Name, p.paths, w.byName, states, after, &policy)
 	}
 	w.mu.Lock()
 	if w.peers[p.cfg.Name] == p && w.decisions.Worth(now, p.cfg.Name, changed) {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/landbridge/landbridge/bpf"
 	"github.com/landbridge/landbridge/internal/cli"
+	"github.com/landbridge/landbridge/internal/config"
 	"github.com/landbridge/landbridge/internal/hint"
 	"github.com/landbridge/landbridge/tunnel"
 	"github.com/landbridge/landbridge/tunnel/capture"
@@ -49,7 +50,7 @@ func (n *Node) open(ctx context.Context) (_ *entries, err error) {
 		n.rules = r
 		e.transparent = &capture.Transparent{
 			Interfaces: n.cfg.LAN, Prefixes: captured, Exclude: own, Log: n.log,
-			Policy: r.policy, Paths: n.kernel.table, ElephantBytes: uint64(n.cfg.Policy.ElephantBytes),
+			Policy: r.policy, Paths: n.kernel.table, Settings: classifierSettings(n.cfg),
 		}
 		if err := e.transparent.Start(ctx, n.captured); err != nil {
 			return nil, explainCapture(err)
@@ -68,6 +69,15 @@ func (n *Node) open(ctx context.Context) (_ *entries, err error) {
 		}
 	}
 	return e, nil
+}
+
+// classifierSettings are what a configuration asks for beside its rules.
+func classifierSettings(cfg *config.NodeConfig) bpf.Settings {
+	s := bpf.Settings{ElephantBytes: uint64(cfg.Policy.ElephantBytes), MarkVerdicts: cfg.Marks.Verdicts, DSCP: map[bpf.Class]uint8{}}
+	for class, d := range cfg.Marks.DSCP {
+		s.DSCP[kernelClass(class)] = d
+	}
+	return s
 }
 
 // explainCapture knows how the kernel fails for users with CAP_BPF and without CAP_PERFMON (seen on 6.18): its verifier

@@ -10,10 +10,10 @@ import (
 	"sync"
 	"time"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/landbridge/landbridge/bpf"
+	"github.com/landbridge/landbridge/internal/config"
 	"github.com/landbridge/landbridge/internal/hint"
 	"github.com/landbridge/landbridge/pathsel"
 )
@@ -46,6 +46,7 @@ type kernel struct {
 	table *bpf.Paths
 
 	mu     sync.Mutex
+	direct *directRoutes
 	peers  map[string]*kernelPeer
 	ids    [bpf.MaxPaths + 1]bool // in use
 	groups [bpf.MaxGroups]bool
@@ -62,9 +63,11 @@ type kernelPeer struct {
 type kernelPath struct {
 	id     bpf.PathID
 	path   bpf.Path
-	hop    bpf.Path // Ifindex, NextHop and NextHop6
+	hop    bpf.Path // all but State and Leave
 	looked time.Duration
 	taken  bool // replies are taken in the kernel
+	// unrouted: the host has no rule for direct flows of the path, where it should.
+	unrouted bool
 }
 
 // newKernel makes an empty table.
@@ -73,10 +76,14 @@ func newKernel(log *slog.Logger) (*kernel, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &kernel{log: log, table: t, peers: map[string]*kernelPeer{}}, nil
+	return &kernel{log: log, table: t, direct: newDirectRoutes(log), peers: map[string]*kernelPeer{}}, nil
 }
 
-func (k *kernel) close() error { return k.table.Close() }
+func (k *kernel) close() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return errors.Join(k.direct.close(), k.table.Close())
+}
 
 // group returns the candidates of a peer, 0 if there are none.
 func (k *kernel) group(peer string) bpf.Group {
@@ -188,7 +195,7 @@ func (k *kernel) note(err error) {
 }
 
 // decided writes a decision about a peer's paths.
-func (k *kernel) decided(now time.Duration, peer string, paths []watchedPath, interfaces map[string]string, states []pathsel.PathState, d *pathsel.Decision, policy *pathsel.Policy) {
+func (k *kernel) decided(now time.Duration, peer string, paths []watchedPath, uplinks map[string]config.NodeUplink, states []pathsel.PathState, d *pathsel.Decision, policy *pathsel.Policy) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	p := k.peerLocked(peer)
@@ -201,12 +208,17 @@ func (k *kernel) decided(now time.Duration, peer string, paths []watchedPath, in
 			continue
 		}
 		seen[w.id] = true
+		u := uplinks[w.uplink]
 		if kp.looked == 0 || now-kp.looked >= hopEvery {
-			kp.looked, kp.hop = now, hopTo(interfaces[w.uplink], w.remote.Addr())
+			kp.looked, kp.hop = now, hopTo(u.Interface, w.remote.Addr())
+			if u.Direct == config.DirectRoute {
+				k.route(kp, u)
+			}
 		}
-		path := bpf.Path{Ifindex: kp.hop.Ifindex, NextHop: kp.hop.NextHop, NextHop6: kp.hop.NextHop6, State: kernelState(states[i].State)}
-		if kp.hop.Ifindex == 0 {
-			path.State = bpf.PathDown // its interface is gone
+		path := kp.hop
+		path.State = kernelState(states[i].State)
+		if path.Ifindex == 0 || kp.unrouted {
+			path.State = bpf.PathDown // its interface is gone, or the host would send its flows anywhere
 		}
 		if kp.taken { // else times have the scheduler's noise
 			path.Quiet, path.Due = patience(&states[i])
@@ -243,7 +255,7 @@ func (k *kernel) decided(now time.Duration, peer string, paths []watchedPath, in
 	}
 	for id, kp := range p.paths {
 		if !seen[id] {
-			errs = append(errs, k.table.Remove(kp.id))
+			errs = append(errs, k.table.Remove(kp.id), k.direct.remove(kp.id))
 			k.ids[kp.id] = false
 			delete(p.paths, id)
 		}
@@ -280,6 +292,16 @@ func onlyAnswers(l bpf.Live, now time.Duration) bool {
 	return l.Request > 0 && now-l.Request > aloneAfter && now-l.Reply < bpf.DefaultMaxAge
 }
 
+// route lets the host route direct flows of a path. Called with mu held.
+func (k *kernel) route(kp *kernelPath, u config.NodeUplink) {
+	err := k.direct.set(kp.id, kp.hop)
+	if err != nil && !kp.unrouted {
+		k.log.Error("no direct flow leaves by a path until the host can route it", "uplink", u.Name, "interface", u.Interface, "err", err, "hint", hint.Of(err))
+	}
+	kp.unrouted = err != nil
+	kp.hop.Routed, kp.hop.Mark = true, uint32(directTable(kp.id))
+}
+
 // forget empties what belongs to a peer.
 func (k *kernel) forget(peer string) {
 	k.mu.Lock()
@@ -297,7 +319,7 @@ func (k *kernel) forget(peer string) {
 		k.groups[p.group] = false
 	}
 	for _, kp := range p.paths {
-		errs = append(errs, k.table.Remove(kp.id))
+		errs = append(errs, k.table.Remove(kp.id), k.direct.remove(kp.id))
 		k.ids[kp.id] = false
 	}
 	k.note(errors.Join(errs...))
@@ -335,16 +357,13 @@ func hopTo(name string, remote netip.Addr) (p bpf.Path) {
 
 // hopOf is that of one family; an invalid one that was found is whatever the routing table has.
 func hopOf(nic, family int, remote netip.Addr) (hop netip.Addr, found bool) {
-	routes, err := netlink.RouteListFiltered(family, &netlink.Route{LinkIndex: nic, Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_OIF|netlink.RT_FILTER_TABLE)
+	routes, err := routesOn(nic, family)
 	if err != nil {
 		return hop, false
 	}
 	best := -1
 	var routers []netip.Addr
 	for _, r := range routes {
-		if r.Type != unix.RTN_UNICAST {
-			continue
-		}
 		gw, routed := netip.AddrFromSlice(r.Gw)
 		gw = gw.Unmap()
 		if routed {

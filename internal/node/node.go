@@ -235,7 +235,7 @@ func (n *Node) updateRules() error {
 	if err != nil {
 		return err
 	}
-	if err := e.transparent.SetPolicy(r.policy); err != nil {
+	if err := errors.Join(e.transparent.SetPolicy(r.policy), e.transparent.SetSettings(classifierSettings(cfg))); err != nil {
 		return err
 	}
 	n.mu.Lock()

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -145,9 +146,29 @@ func (n *Node) checkUplink(w *uplinkWatch, ifc net.Interface, there bool) {
 		}
 		return
 	}
-	if w.set("") {
-		log.Info("interface is up again")
+	if a := w.cfg.Address.Addr(); a.IsValid() && !hasAddress(&ifc, a) {
+		if w.set("interface " + w.cfg.Interface + " has lost address " + a.String()) {
+			log.Warn("interface has lost the uplink's address; the uplink's paths are down until it is back", "address", a,
+				"hint", fmt.Sprintf("ip address add %s/... dev %s, or change the document and restart", a, w.cfg.Interface))
+		}
+		return
 	}
+	if w.set("") {
+		log.Info("interface is up again, with its address")
+	}
+}
+
+// hasAddress tells whether an interface has an address, as far as the system tells.
+func hasAddress(ifc *net.Interface, a netip.Addr) bool {
+	addrs, err := ifc.Addrs()
+	return err != nil || slices.ContainsFunc(addrs, func(have net.Addr) bool {
+		n, ok := have.(*net.IPNet)
+		if !ok {
+			return false
+		}
+		ip, ok := netip.AddrFromSlice(n.IP)
+		return ok && ip.Unmap() == a
+	})
 }
 
 // connectPatience is how long a gateway may be out of reach before the log says so.

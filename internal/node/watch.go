@@ -49,11 +49,11 @@ type watch struct {
 	reflector *probe.Runner
 	reflect   []string // uplinks that the reflector has a socket of
 	events    admin.EventLog
-	kernel    *kernel           // nil: nothing asks there
-	carriers  *carriers         // nil: all probes are user space's
-	agent     bool              // this node is one
-	ifaces    map[string]string // interfaces by uplink
-	moved     func() uint64     // changes while customers' packets move
+	kernel    *kernel   // nil: nothing asks there
+	carriers  *carriers // nil: all probes are user space's
+	agent     bool      // this node is one
+	byName    map[string]config.NodeUplink
+	moved     func() uint64 // changes while customers' packets move
 
 	// Of the run goroutine: what moved said, when to ask again, and until when paths count as used.
 	lastMoved     uint64
@@ -122,15 +122,21 @@ func listenProbe(u config.NodeUplink, port uint16) (probe.Conn, error) {
 // newWatch makes a watch whose goroutines end with ctx and are counted in wg; run is one of them and the caller's.
 func newWatch(ctx context.Context, wg *sync.WaitGroup, cfg *config.NodeConfig, role string, listen func(config.NodeUplink, uint16) (probe.Conn, error), k *kernel, c *carriers, log *slog.Logger) *watch {
 	w := &watch{
-		log: log, listen: listen, ctx: ctx, wg: wg, uplinks: cfg.Uplinks, policy: cfg.Policy, kernel: k, carriers: c, ifaces: map[string]string{},
+		log: log, listen: listen, ctx: ctx, wg: wg, uplinks: cfg.Uplinks, policy: cfg.Policy, kernel: k, carriers: c, byName: map[string]config.NodeUplink{},
 		agent: role == RoleAgent, agents: map[string]*probe.Shared{}, peers: map[string]*peerWatch{}, decisions: pathsel.NewLog(decisionBytes), reflector: probe.New(probe.Config{}),
 	}
 	for _, u := range cfg.Uplinks {
-		w.ifaces[u.Name] = u.Interface
+		w.byName[u.Name] = u
 	}
 	if listen == nil {
 		return w
 	}
+	wg.Go(func() {
+		<-ctx.Done()
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.closeAgents()
+	})
 	for _, u := range cfg.Uplinks {
 		if port := probePort(u.Address.Port()); port != 0 {
 			if _, ok := w.open(w.reflector, u, port); ok {
@@ -241,6 +247,7 @@ func (w *watch) remove(name string) {
 		return
 	}
 	delete(w.peers, name)
+	w.closeAgents()
 	w.decisions.Forget(name)
 	if p.cancel != nil {
 		p.cancel()

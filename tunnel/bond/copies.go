@@ -5,11 +5,13 @@ import "time"
 const (
 	// copyDebt is how far ahead of its pacer a path may be for the second copy of a packet.
 	copyDebt = 5 * time.Millisecond
-	// copiesMost copies beside a repetition that must not fail, until the chance that all are lost is under copyMiss;
-	// copyLoss is what a path is thought to lose at the least.
-	copiesMost = 3
-	copyMiss   = 0.001
-	copyLoss   = 0.01
+	// copiesMost copies beside a repetition that must not fail, until the chance that all are lost is under copyMiss, or
+	// copyMissAgain where a repetition has failed already: a third failure stops a flow for half a second, and there are
+	// two or three such packets a second. copyLoss is what a path is thought to lose at the least.
+	copiesMost    = 3
+	copyMiss      = 0.001
+	copyMissAgain = 0.00001
+	copyLoss      = 0.01
 	// copyAfter is how much later the second copy goes where there is only one path: a burst of loss is over by then.
 	// maxCopies bounds those that wait; more are not made.
 	copyAfter = 12 * time.Millisecond
@@ -23,8 +25,11 @@ const (
 // that all are lost is small. Where there is one path only they follow on that one, after a while.
 func (s *Session) sendCopies(now time.Time, at stamp, l *Lane, seq uint64, o *outPacket, p *pathTx) {
 	used := pathSet(1) << p.id
-	miss := max(p.lossShort, copyLoss)
-	for n := 1; n <= copiesMost && (n == 1 || miss > copyMiss) && s.b.out.room(); n++ {
+	miss, enough := max(p.lossShort, copyLoss), copyMiss
+	if o.tries > 2 {
+		enough = copyMissAgain
+	}
+	for n := 1; n <= copiesMost && (n == 1 || miss > enough) && s.b.out.room(); n++ {
 		q := s.other(at, l.tx.class, used, o.buf.n)
 		switch {
 		case q != nil:

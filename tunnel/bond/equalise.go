@@ -47,7 +47,7 @@ func (s *Session) above(at stamp, l *laneRx) time.Duration {
 	switch {
 	case l.class != Bulk:
 		return margin(s.slowest())
-	case l.lean(at):
+	case l.lean(at), l.start && !l.young:
 		return equaliseMargin
 	}
 	return s.bulkMargin(l.young)
@@ -128,10 +128,11 @@ func (s *Session) equalise(now stamp, l *laneRx) {
 		if p == nil || now-p.lastAt > us(activeFor) {
 			continue
 		}
-		// A young lane reckons with every path, or its round trip would grow while it spreads and end QUIC's slow start; but
-		// not with one that is left out here, as it will be there.
+		// A young lane reckons with every path, or its round trip would grow while it spreads and end QUIC's slow start; so
+		// does one after a pause, whose first packets come by the fastest paths. But not with one that is left out here, as
+		// it will be there.
 		carries := l.active[p.id] != 0 && now-l.active[p.id] <= us(activeFor)
-		if !carries && (l.received >= youngLane || p.pair != nil && s.leftOut(p.pair)) {
+		if !carries && (l.received >= youngLane && !l.start || p.pair != nil && s.leftOut(p.pair)) {
 			continue
 		}
 		base, edge := p.delay.base(), p.delay.edge()

@@ -64,6 +64,7 @@ type laneRx struct {
 	common    int64 // common delay of an equalised lane, µs against the clock offset; 0 with !haveCommon
 	commonAt  stamp
 	haveDelay bool
+	start     bool            // the newest packet was one of the peer's first after a pause
 	small     int             // packets under fullSize in a row
 	lastAt    stamp           // newest packet
 	active    [maxPaths]stamp // newest packet of the lane by path

@@ -61,6 +61,7 @@ type laneTx struct {
 	ctl       *fec.Controller
 	debt      float64 // repairs owed
 	shelter   float64 // least repair ratio now; see setShelter
+	start     float64 // the same for the first packets after a pause
 	least     int     // length of the packets it is for
 	uncovered int     // source packets since the last repair
 	tailFrom  stamp   // when the newest source packet went; 0: the tail is covered
@@ -68,6 +69,7 @@ type laneTx struct {
 	lastPath  uint8   // path of the newest source packet
 	fullAt    stamp   // when the newest packet of data was first sent
 	fullFrom  stamp   // when the first one after a pause was
+	newAt     stamp   // when the newest packet of any kind was first sent
 	sentSince int     // source packets since the FEC controller was last told
 	lostSince int
 	badSince  int

@@ -30,7 +30,7 @@ type mtuSearch struct {
 type mtuStep uint8
 
 // A search tries the uplink's size twice, with two probes each time, then all sizes at once, twice. A size that was proven is
-// confirmed from time to time in the same way; if that fails, what else arrived meanwhile holds, and the search goes straight
+// confirmed from time to time with one probe, and then with three; if that fails, what else arrived meanwhile holds, and the search goes straight
 // to all larger sizes.
 const (
 	mtuIdle mtuStep = iota
@@ -75,7 +75,10 @@ func (m *mtuSearch) due(now, wait stamp, sizes []int) []int {
 	case mtuIdle:
 		return sizes
 	case mtuConfirm, mtuConfirmAgain:
-		m.pending = append(m.pending[:0], m.size, m.size)
+		m.pending = append(m.pending[:0], m.size) // on an idle path it is a fifth of what the bond sends
+		if m.step == mtuConfirmAgain {
+			m.pending = append(m.pending, m.size, m.size)
+		}
 	case mtuTop, mtuTopAgain:
 		m.pending = append(m.pending[:0], m.limit, m.limit)
 	case mtuSweep, mtuSweepAgain:

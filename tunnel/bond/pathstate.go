@@ -20,7 +20,7 @@ func (s *Session) advance(now time.Time, at stamp, p *pathTx) {
 			break
 		}
 		limit := suspectAfterIdle
-		if p.elicOut >= busyPackets {
+		if p.elicOut >= busyPackets && !p.quiet(at) {
 			limit = suspectAfter
 		}
 		if p.ctrl.State() == rateStartup || p.ctrl.State() == rateDrain {
@@ -71,8 +71,8 @@ func (s *Session) setState(at stamp, p *pathTx, to PathState) {
 		p.dwell = min(max(2*p.dwell, dwellMin), dwellMax)
 		s.b.pathEvents++
 	case to == PathUp:
-		p.lastAck = at
-		p.search.check() // it may come back by another way
+		p.lastAck, p.lastData = at, at // it is looked at closely at first
+		p.search.check()               // it may come back by another way
 	}
 	if to == PathUp && from != PathOpening || to == PathDown {
 		s.b.host.log.Info("path "+to.String(), "peer", s.b.cfg.Name, "path", p.name, "was", from)

@@ -46,6 +46,7 @@ const (
 	suspectAfter     = 150 * time.Millisecond // silence beyond a round trip, with traffic
 	suspectAfterIdle = 350 * time.Millisecond // with probes alone, of which some may be lost
 	busyPackets      = 8                      // unanswered packets that make traffic
+	busyRate         = 16                     // lane packets in a second that do; fewer may be keep-alives
 	downAfter        = 1500 * time.Millisecond
 	cleanProbes      = 3 // answers in a row that bring a path back
 	dwellMin         = 200 * time.Millisecond
@@ -107,8 +108,10 @@ type pathTx struct {
 	lastSend  stamp
 	lastProbe stamp
 	lastAck   stamp // when something new was last acknowledged
-	lastData  stamp // last lane packet or repair
-	idle      bool  // had credit left since the last datagram
+	lastData  stamp // when lane packets last came at busyRate, or the path came up
+	dataFrom  stamp // since when dataN of them are counted
+	dataN     int
+	idle      bool // had credit left since the last datagram
 
 	removed     bool  // taken out; only its place is kept
 	wantOpen    bool  // a handshake is due
@@ -164,7 +167,7 @@ func (p *pathTx) reset() {
 	p.inflight, p.elicOut = 0, 0
 	p.nextFree, p.lastProbe, p.lastAck = 0, 0, 0
 	p.haveReport, p.haveOWD = false, false
-	p.tailChecked, p.lastData, p.idle = 0, 0, false
+	p.tailChecked, p.lastData, p.dataFrom, p.dataN, p.idle = 0, 0, 0, 0, false
 	p.fates, p.lastLost = Fates{}, 0
 	if p.ctrl.State() != rateStartup {
 		// The delays of another session have another offset: a new controller, near the old rate.
@@ -199,6 +202,19 @@ func (p *pathTx) record(now time.Time, at stamp, size int, eliciting, source boo
 	p.ctrl.OnSend(now, size)
 	return seq
 }
+
+// carried notes a lane packet.
+func (p *pathTx) carried(at stamp) {
+	if at-p.dataFrom > us(time.Second) {
+		p.dataFrom, p.dataN = at, 0
+	}
+	if p.dataN++; p.dataN >= busyRate {
+		p.lastData = at
+	}
+}
+
+// quiet tells whether the path has had nothing but keep-alives to carry for a while.
+func (p *pathTx) quiet(at stamp) bool { return at-p.lastData > us(idleAfter) }
 
 // blocked tells whether the address has had all it may get before it answers.
 func (p *pathTx) blocked() bool { return !p.validated && p.unvalBytes > maxUnvalidated }

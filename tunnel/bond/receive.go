@@ -85,11 +85,12 @@ func (s *Session) accept(now time.Time, at stamp, u *uplink, addr netip.AddrPort
 			l.rx.active[h.path] = at
 		}
 		rx.lastSource = at
-		if data := len(body) >= fullSize && l.rx.lean(at); l.rx.equalised() && (data || !l.rx.haveDelay) {
+		seq, sent := extend24(h.laneSeq, l.rx.high), at-stamp(owd)
+		news := h.aux&auxAgain == 0 && l.rx.onStart(seq, h.aux&auxStart != 0)
+		if data := len(body) >= fullSize && l.rx.lean(at); l.rx.equalised() && (data || news || !l.rx.haveDelay) {
 			l.rx.note(at, len(body))
 			s.equalise(at, l.rx)
 		}
-		seq, sent := extend24(h.laneSeq, l.rx.high), at-stamp(owd)
 		if h.aux&auxAgain != 0 {
 			// Of the lane's last packet no later one tells; a loss is known after a round trip at the earliest.
 			sent = l.rx.sentAbout(seq, max(l.rx.newest, sent-us(s.fastest())))

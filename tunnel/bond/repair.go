@@ -11,7 +11,12 @@ import (
 // onSource notes a packet sent for the first time.
 func (t *laneTx) onSource(at stamp, seq uint64, payload []byte, path uint8) {
 	ratio := max(t.ctl.Ratio(), t.shelter)
-	if t.class == Bulk && ratio == 0 {
+	begun := t.begun(at)
+	starts := begun && len(payload) >= fullSize
+	if starts {
+		ratio = max(ratio, t.start)
+	}
+	if t.class == Bulk && ratio == 0 && !(begun && t.start > 0) {
 		t.enc = nil // no copy of each packet for nothing
 		return
 	}
@@ -26,7 +31,7 @@ func (t *laneTx) onSource(at stamp, seq uint64, payload []byte, path uint8) {
 	t.uncovered++
 	t.lastPath = path
 	t.tailDue = 0
-	if t.class != Bulk || t.shelter > 0 {
+	if t.class != Bulk || t.shelter > 0 || starts {
 		t.tailFrom = at
 	}
 }
@@ -51,7 +56,7 @@ const (
 // reordering by packets and time, and each loss it sees holds its slow start up, or ends it when two overlap; once the
 // window is large, a cut that is undone costs nothing. Repair is cheap meanwhile: the lane does not fill the paths yet.
 func (s *Session) setShelter(l *Lane) {
-	l.tx.shelter, l.tx.least = 0, 0
+	l.tx.shelter, l.tx.least, l.tx.start = 0, 0, s.startRatio()
 	if l.rx.received > shelterAcks {
 		l.tx.least = shelterLeast
 	}
@@ -81,10 +86,13 @@ func (s *Session) setShelter(l *Lane) {
 	}
 }
 
-// fecHold is how long a lost packet waits for its repairs before it is sent again.
-func (t *laneTx) fecHold() time.Duration {
-	if t.enc == nil || t.shelter > 0 {
+// fecHold is how long a packet that a path lost waits for its repairs before it is sent again.
+func (s *Session) fecHold(t *laneTx, p *pathTx) time.Duration {
+	switch {
+	case t.enc == nil || t.shelter > 0:
 		return 0 // sheltered lanes want the packet back soonest, by whatever way
+	case t.class == Bulk:
+		return s.startHold(p)
 	}
 	return 25 * time.Millisecond
 }
@@ -96,6 +104,17 @@ func (t *laneTx) feedFEC(now time.Time) {
 	}
 	t.ctl.OnReport(now, t.sentSince, t.lostSince, t.badSince)
 	t.sentSince, t.lostSince, t.badSince = 0, 0, 0
+}
+
+// toRepair is what a repair is to cover: the encoder's packets from the first one that the peer is not known to have. A
+// symbol is as long as the longest packet in it: with all of them, the tail of one keep-alive was three symbols of 1500 bytes.
+func (t *laneTx) toRepair() (first uint64, n int) {
+	first, n = t.enc.Window()
+	if first < t.base {
+		n -= int(min(t.base-first, uint64(n)))
+		first = t.base
+	}
+	return first, n
 }
 
 // sendRepair sends a repair symbol if the lane owes one: by its ratio, or for a tail that went quiet.
@@ -117,14 +136,18 @@ func (s *Session) sendRepair(now time.Time, at stamp, l *Lane) (bool, stamp) {
 	if t.debt < 1 && t.tailDue == 0 {
 		return false, 0
 	}
-	first, n := t.enc.Window()
+	first, n := t.toRepair()
 	if n == 0 {
 		t.tailDue, t.debt = 0, 0
 		return false, 0
 	}
 	// Over another path than the one it protects, and the tail's repairs in turn over all others.
 	avoid := t.lastPath
-	p, wait := s.pick(at, t.class, pickAgain, t.enc.Size(first, n), avoid)
+	how := pickAgain
+	if t.class == Bulk && t.shelter == 0 {
+		how = pickSpread // the first packets fill all paths, and the slowest one's are waited for
+	}
+	p, wait := s.pick(at, t.class, how, t.enc.Size(first, n), avoid)
 	if p == nil {
 		return false, wait
 	}
@@ -143,7 +166,6 @@ func (s *Session) sendRepair(now time.Time, at stamp, l *Lane) (bool, stamp) {
 	b.out.bufs[b.out.n] = out
 	b.out.add(p, outDatagram{aead: s.sealAEAD, seq: seq})
 	p.pace(at, size)
-	p.lastData = at
 	t.repairs++
 	p.repairs++
 	if t.tailDue > 0 {

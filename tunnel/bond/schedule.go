@@ -128,10 +128,13 @@ func (s *Session) sendAgain(now time.Time, at stamp, l *Lane) (bool, stamp) {
 }
 
 func (s *Session) transmit(now time.Time, at stamp, l *Lane, seq uint64, o *outPacket, p *pathTx) {
-	p.lastData = at
+	p.carried(at)
 	h := header{kind: kindSource, lane: l.id, laneSeq: uint32(seq)}
-	if o.tries > 0 {
+	switch {
+	case o.tries > 0:
 		h.aux = auxAgain
+	case l.tx.starting(at):
+		h.aux = auxStart
 	}
 	o.pseq = s.b.emit(now, at, p, h, o.buf.bytes(), true, true)
 	p.rec(o.pseq).laneSeq = seq
@@ -164,15 +167,19 @@ func (s *Session) sendNew(now time.Time, at stamp, l *Lane) (bool, stamp) {
 	t.next++
 	o := &t.out[seq%laneWindow]
 	*o = outPacket{buf: buf}
-	s.transmit(now, at, l, seq, o, p)
-	t.sent++
-	t.sentSince++
 	if buf.n >= fullSize {
 		if t.fullAt == 0 || at-t.fullAt > us(activeFor) {
 			t.fullFrom = at
 		}
 		t.fullAt = at
 	}
+	s.transmit(now, at, l, seq, o, p)
+	if at-t.newAt > us(activeFor) {
+		s.firstTwice(now, at, l, seq, o)
+	}
+	t.newAt = at
+	t.sent++
+	t.sentSince++
 	t.onSource(at, seq, buf.bytes(), p.id)
 	l.makeRoom()
 	return true, 0

@@ -20,8 +20,13 @@ const (
 	gapDelay      = 5 * time.Millisecond
 	probeInterval = 100 * time.Millisecond
 	probeSuspect  = 50 * time.Millisecond // while the path is not up
-	probeIdle     = 250 * time.Millisecond
-	probeBlocked  = time.Second // to an address that has had maxUnvalidated without an answer: it may have one yet
+	// probeIdle is for paths with nothing to carry; with reports it costs 8 kbit/s. One that is not answered probeLate after a
+	// round trip is followed by others every probeAsk: with probes every 100 ms alone, idle paths with bursts of loss were
+	// suspect four times as often.
+	probeIdle    = 250 * time.Millisecond
+	probeLate    = 20 * time.Millisecond
+	probeAsk     = 30 * time.Millisecond
+	probeBlocked = time.Second // to an address that has had maxUnvalidated without an answer: it may have one yet
 	// idleAfter is when probes slow down: no data for this long.
 	idleAfter = 5 * time.Second
 	// fecWindow is how many lane packets a repair symbol covers at the most; aux holds it minus one.
@@ -261,8 +266,11 @@ func (s *Session) probe(now time.Time, at stamp, p *pathTx) {
 		if p.state == PathDown && at-p.stateSince > us(10*time.Second) {
 			interval = probeInterval
 		}
-	case at-p.lastData > us(idleAfter):
+	case p.quiet(at):
 		interval = probeIdle
+		if from, waiting := p.oldestUnanswered(); waiting && at-from > us(s.slowestRTT(p)+probeLate) {
+			interval = probeAsk
+		}
 	}
 	if at-p.lastProbe < us(interval) || p.full() || !s.b.out.room() {
 		return

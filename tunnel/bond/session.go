@@ -319,7 +319,7 @@ func (s *Session) handleLost(at stamp) {
 		if o.path != ref.path || o.pseq != ref.pseq {
 			continue // a newer copy is on its way
 		}
-		if hold := l.tx.fecHold(); hold > 0 && o.tries == 1 {
+		if hold := s.fecHold(l.tx, s.b.paths[ref.path]); hold > 0 && o.tries == 1 {
 			s.deferred.push(deferredLoss{ref, at + us(hold)})
 			continue
 		}

@@ -45,19 +45,25 @@ func TestLanesTakeTurns(t *testing.T) {
 	})
 }
 
-// TestCopiesAtTheStart: for a while after a pause each repetition of a bulk lane goes over two paths, later only the second.
-func TestCopiesAtTheStart(t *testing.T) {
+// TestCopies: for a while after a pause each repetition of a bulk lane goes over two paths, later only the second, and that
+// one over as many as make a third unlikely.
+func TestCopies(t *testing.T) {
 	for _, c := range []struct {
 		class Class
 		after time.Duration // since the lane's first packet of data
-		want  int           // datagrams for a repetition
-	}{{Bulk, startTime / 2, 2}, {Bulk, startTime, 1}, {Interactive, startTime / 2, 1}} {
+		paths int
+		again int // repetitions before
+		want  int // datagrams for a repetition
+	}{
+		{Bulk, startTime / 2, 2, 0, 2}, {Bulk, startTime, 2, 0, 1}, {Interactive, startTime / 2, 2, 0, 1},
+		{Bulk, startTime / 2, 3, 0, 2}, {Bulk, startTime, 3, 0, 1}, {Bulk, startTime, 3, 1, 3}, {Interactive, startTime, 3, 1, 3},
+	} {
 		inBubble(t, func(t *testing.T) {
-			r := newRig(t, 2, false)
+			r := newRig(t, c.paths, false)
 			s, _ := r.establish(t)
 			now, at := s.b.host.now()
 			for _, p := range s.b.paths {
-				p.acked, p.validated = true, true
+				p.acked, p.validated, p.lossShort = true, true, 0.02
 				s.setState(at, p, PathUp)
 			}
 			l := s.addLane(laneID(c.class, 0))
@@ -73,9 +79,13 @@ func TestCopiesAtTheStart(t *testing.T) {
 			}
 			l.tx.queue.push(newPacketBuf(make([]byte, fullSize)))
 			send(at)
+			for range c.again {
+				l.tx.sendAgain(0)
+				send(at + us(c.after))
+			}
 			l.tx.sendAgain(0)
 			if got := send(at + us(c.after)); got != c.want {
-				t.Errorf("%v, %v after the start: %d datagrams for a repetition, want %d", c.class, c.after, got, c.want)
+				t.Errorf("%+v: %d datagrams for a repetition, want %d", c, got, c.want)
 			}
 		})
 	}

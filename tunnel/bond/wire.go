@@ -12,7 +12,7 @@ import (
 //	ver|kind  path    bond id  path seq  send time  lane  aux  lane seq   body...   tag (12)
 //
 // Path and lane sequence numbers are the low 24 bits, the send time (microseconds of the sender's clock) the low 32; the
-// receiver extends them. aux and lane seq mean: source: auxAgain for a repetition, the packet's number; repair: symbols
+// receiver extends them. aux and lane seq mean: source: auxAgain for a repetition or auxStart, the packet's number; repair: symbols
 // covered minus one, the first of them; report: 0, the report's number; open: the upper 8 bits of its own number, 0;
 // otherwise 0. Source, probe and padding tell by auxFilling that the sender makes a queue on the path.
 //
@@ -45,10 +45,11 @@ const (
 var ErrMalformed = errors.New("malformed datagram")
 
 // auxAgain marks a source datagram that repeats an earlier one; auxFilling the datagrams of a path whose sender looks
-// for its rate, or drains the queue which that made.
+// for its rate, or drains the queue which that made; auxStart a source datagram of a bulk lane's first after a pause.
 const (
 	auxAgain   = 1
 	auxFilling = 2
+	auxStart   = 4
 )
 
 // tellsFilling tells whether auxFilling has a meaning in datagrams of the kind.

@@ -29,9 +29,8 @@ type Transparent struct {
 	// Paths is the live path table that direct flows pick from; nil means that
 	// they find no path. It must outlive the capture.
 	Paths *bpf.Paths
-	// ElephantBytes is what a direct flow may carry in the class interactive
-	// before it counts as bulk; 0 means that it stays.
-	ElephantBytes uint64
+	// Settings are what else is done to packets and flows that are not tunnelled.
+	Settings bpf.Settings
 	// ListenPort is that of the listeners on loopback which the kernel hands
 	// connections to; 0 lets the kernel pick one.
 	ListenPort uint16

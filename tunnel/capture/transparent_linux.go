@@ -47,7 +47,7 @@ func (t *Transparent) Start(ctx context.Context, h Handler) error {
 	var listeners []net.Listener
 	s.hook, err = startHook(hookConfig{
 		load: func(c bpf.Config) (program, error) {
-			p, err := bpf.LoadClassifier(bpf.ClassifierConfig{Config: c, Paths: t.Paths, ElephantBytes: t.ElephantBytes})
+			p, err := bpf.LoadClassifier(bpf.ClassifierConfig{Config: c, Paths: t.Paths, Settings: t.Settings})
 			if err != nil {
 				return nil, err
 			}
@@ -191,6 +191,16 @@ func (t *Transparent) SetPolicy(p bpf.Policy) error {
 		return fmt.Errorf("set policy: %w", errNotStarted)
 	}
 	return t.state.classifier.SetPolicy(p)
+}
+
+// SetSettings replaces the settings, for flows that exist too.
+func (t *Transparent) SetSettings(s bpf.Settings) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.state == nil {
+		return fmt.Errorf("set settings: %w", errNotStarted)
+	}
+	return t.state.classifier.SetSettings(s)
 }
 
 // ReadFlows calls yield for each flow that the classifier knows, in no order,

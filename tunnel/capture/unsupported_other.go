@@ -30,6 +30,9 @@ func (t *Transparent) SetPrefixes(_, _ []netip.Prefix) error { return errLinuxOn
 // SetPolicy returns an error that is errors.ErrUnsupported.
 func (t *Transparent) SetPolicy(bpf.Policy) error { return errLinuxOnly }
 
+// SetSettings returns an error that is errors.ErrUnsupported.
+func (t *Transparent) SetSettings(bpf.Settings) error { return errLinuxOnly }
+
 // Close does nothing.
 func (t *Transparent) Close() error { return nil }
 

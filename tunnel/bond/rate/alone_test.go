@@ -5,11 +5,11 @@ import (
 	"testing"
 )
 
-// TestAlone: jitter and bursts of loss are not taken for a rival. (One run of a thousand does, on heavy/ct.)
+// TestAlone: jitter and bursts of loss are not taken for a rival. With seed 36 jitter lets Startup find 9 % too much.
 func TestAlone(t *testing.T) {
 	for _, tc := range steadyLinks {
 		t.Run(tc.name, func(t *testing.T) {
-			for _, seed := range seeds(t, 2) {
+			for _, seed := range hard(seeds(t, 2), tc.name, map[string][]uint64{"typical/cm": {36}}) {
 				s := newSim(t, seed, tc.link)
 				f := newBondFlow(s, Config{})
 				f.start()

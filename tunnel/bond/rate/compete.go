@@ -24,10 +24,10 @@ const (
 	// lossShare is the part of the fair share from which on loss makes the sender
 	// yield. Below, the loss is the other's doing: BBR version 1 overruns a short
 	// queue whatever one does.
-	lossShare = 0.75
+	lossShare = 0.9
 	// With heavyLoss there are more than two: heavyShare is enough then.
 	heavyLoss  = 0.1
-	heavyShare = 0.62
+	heavyShare = 0.8
 	// mostUp and mostDown bound the change a cycle, about nine round trips long.
 	// Beside loss it is lossyUp: who overruns the queue (BBR version 1) had half
 	// a minute of the lion's share while mostUp caught up.
@@ -71,6 +71,8 @@ type competition struct {
 	peak    time.Duration // queue at the start of Down
 	phase   int           // progress within the state
 	span    time.Duration // how long Up and Down last
+	from    interval      // all that was reported before what they sent
+	lowAt   time.Time     // when the last of what Down sent was reported
 	sole    bool          // Up brought nothing more
 	dice    uint32
 	cycles  int
@@ -101,6 +103,10 @@ func (c *Controller) startCompete(now time.Time, m float64, ok bool) {
 			c.share = min(lateShare, c.share)
 		}
 		c.bw = max(m, c.before/2)
+		if c.downs == 0 {
+			// Drains that gave way to the other may have brought it far down.
+			c.bw = max(c.bw, c.full/2)
+		}
 		c.truces = 0
 	} else {
 		c.truces = min(c.truces+1, maxTruces)
@@ -112,7 +118,8 @@ func (c *Controller) startCompete(now time.Time, m float64, ok bool) {
 func (c *Controller) stopCompete(now time.Time, m float64) {
 	c.compete = false
 	c.heldBW, c.heldAt = c.bw*min(1, c.fair()/max(c.share, 0.05)), now
-	c.bw = min(c.bw, m)
+	// What was delivered in Down of what was sent there says less than that at the plain rate.
+	c.bw = min(c.bw, max(m, c.plain))
 	c.delay.hold = false
 	c.deep = deepDowns
 	c.enter(now, down)
@@ -133,22 +140,24 @@ func (c *Controller) stepCompete(now time.Time, m float64, app, ok bool) {
 	}
 	switch c.state {
 	case up:
-		if c.phase == 0 && age >= lag*9/10 {
+		if c.phase == 0 && !c.told.Before(c.since) {
 			c.plain, c.calm, c.phase = c.average(maxSpan/2, m), c.queue(), 1
+			c.from = c.rates.all
 		}
-		if c.phase == 1 && age >= lag+c.span {
-			c.raised = c.average(c.span*8/10, m)
+		if c.phase == 1 && !c.told.Before(c.since.Add(c.span)) {
+			c.raised = c.creditSince(c.from, m)
 			c.enter(now, down)
 		}
 	case down:
-		if c.phase == 0 && age >= lag {
+		if c.phase == 0 && !c.told.Before(c.since) {
 			c.peak, c.phase = c.delay.standing(), 1
+			c.from = c.rates.all
 		}
-		if c.phase == 1 && age >= lag+c.span {
-			c.lowered, c.phase = c.average(c.span*8/10, m), 2
+		if c.phase == 1 && !c.told.Before(c.since.Add(c.span)) {
+			c.lowered, c.phase, c.lowAt = c.creditSince(c.from, m), 2, now
 			c.measureShare(c.raised, c.lowered)
 		}
-		if c.phase == 2 && age >= lag+c.span+c.delayWindow()/2 {
+		if c.phase == 2 && now.Sub(c.lowAt) >= c.delayWindow()/2 {
 			if c.plain > 0 && c.queue() > highQueue && c.quiet() && c.lowered < c.slowed(c.plain, routeSlow) && (c.queue()-c.calm).Abs() < c.flatness() {
 				c.newRoute(now)
 				return
@@ -282,6 +291,19 @@ func (c *Controller) average(span time.Duration, m float64) float64 {
 		return c.credit(sum)
 	}
 	return m
+}
+
+// creditSince is the rate of all that was reported after from.
+func (c *Controller) creditSince(from interval, m float64) float64 {
+	sum := c.rates.all
+	sum.elapsed -= from.elapsed
+	sum.delivered -= from.delivered
+	sum.lost -= from.lost
+	sum.packets -= from.packets
+	if sum.elapsed <= 0 {
+		return m
+	}
+	return c.credit(sum)
 }
 
 // competePacing is the gain in each state; Up and Down end before what they did

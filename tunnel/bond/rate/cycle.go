@@ -31,9 +31,6 @@ func (c *Controller) stepStartup(now time.Time, m float64, app, ok bool) {
 // track follows the measured rate m of a bottleneck known to be busy, with time
 // constant tau.
 func (c *Controller) track(m float64, dt, tau time.Duration) {
-	if !c.credited && m > c.bw*(1-unknownLoss) {
-		m = max(m, c.bw) // what is missing may be the path's own loss
-	}
 	c.bw += (m - c.bw) * min(1, seconds(dt)/seconds(tau))
 }
 
@@ -51,6 +48,7 @@ func (c *Controller) stepDrain(now time.Time, dt time.Duration, m float64, ok, b
 			c.low, c.high = c.delay.mean, c.delay.mean
 		}
 		c.low, c.high = min(c.low, c.delay.mean), max(c.high, c.delay.mean)
+		c.found = max(c.found, c.queue())
 		c.slow = min(c.slow, m)
 	}
 	if c.settled.IsZero() {
@@ -70,13 +68,14 @@ func (c *Controller) stepDrain(now time.Time, dt time.Duration, m float64, ok, b
 	if c.bw < fellTo*c.before {
 		c.series = 0 // at once: that was the link
 	}
+	left := min(c.queue(), c.delay.sudden()-c.noiseDelay())
 	switch {
 	case c.series >= yieldDrains && c.bw < yieldTo*c.seriesBW && now.Sub(c.seriesFrom) > yieldTime:
 		c.before = c.seriesBW
 		c.series = 0
 		c.startCompete(now, m, ok)
-	case min(c.queue(), c.delay.sudden()-c.noiseDelay()) <= highQueue+c.delay.jitter():
-		c.enter(now, down)
+	case left <= highQueue+c.delay.jitter() || seconds(left) <= (1-aloneDrop)*seconds(c.found):
+		c.enter(now, down) // gone, or nearly: nobody keeps it up
 	case c.quiet() && c.slow < c.slowed(c.before, drainSlow) && c.high-c.low < c.flatness():
 		c.newRoute(now)
 	case c.drains < maxDrains && (c.bw < c.settledBW*0.92 || c.deficit < enoughDeficit*seconds(c.queue())):
@@ -264,6 +263,7 @@ func (c *Controller) stepUp(now time.Time, m float64, app, ok, busy bool) {
 		}
 		c.upAtN = now
 		c.upFrom = c.bw
+		c.upRounds++
 		c.loss.mark()
 	}
 }

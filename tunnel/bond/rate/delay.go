@@ -135,6 +135,12 @@ func (d *delayFilter) over() time.Duration     { return d.mean - d.baseV }
 func (d *delayFilter) standing() time.Duration { return d.least - d.baseV }
 func (d *delayFilter) sudden() time.Duration   { return d.quick - d.baseV }
 
+// forget drops the queue seen of late, but not the base.
+func (d *delayFilter) forget() {
+	d.n, d.lasN = 0, 0
+	d.mean, d.least, d.quick = d.baseV, d.baseV, d.baseV
+}
+
 // rebase takes owd for the base and forgets what was before.
 func (d *delayFilter) rebase(now time.Time, owd time.Duration) {
 	d.headAt, d.filled, d.head = now, 1, 0

@@ -31,31 +31,51 @@ var dynLinks = []struct {
 	{"heavy", simLink{rate: 50e6, queue: 60 * ms, delay: 80 * ms, jitter: 10 * ms, loss: 0.10, back: .1}},
 }
 
-// TestRateFallsAndRises: a third of the rate for ten seconds, in mid-transfer.
+// TestRateFallsAndRises: a third of the rate for about ten seconds, in mid-transfer. The moment is chance: it meets the
+// controller in every state. On heavy/ct seed 14 has a burst of loss in Up, and seed 56 comes back from the fall slowly.
 func TestRateFallsAndRises(t *testing.T) {
-	for _, tc := range dynLinks {
+	type stepLink struct {
+		name string
+		link simLink
+		up   time.Duration // until 90 % is used
+	}
+	var links []stepLink
+	for _, l := range dynLinks {
+		links = append(links, stepLink{l.name, l.link, 4 * sec})
+	}
+	for _, l := range steadyLinks {
+		switch l.name {
+		case "clean/short", "heavy/ct":
+			links = append(links, stepLink{l.name, l.link, 4 * sec})
+		case "skewed/slow": // a round trip of half a second
+			links = append(links, stepLink{l.name, l.link, 5 * sec})
+		}
+	}
+	for _, tc := range links {
 		t.Run(tc.name, func(t *testing.T) {
-			for _, seed := range seeds(t, 2) {
+			for _, seed := range hard(seeds(t, 2), tc.name, map[string][]uint64{"heavy": {59}, "heavy/ct": {14, 56}, "skewed/slow": {27, 28}}) {
 				s := newSim(t, seed, tc.link)
 				f := newBondFlow(s, Config{})
 				f.start()
 				trace(s, f, 100*ms)
-				s.run(10 * sec)
+				at := 10*sec + time.Duration(s.rng.IntN(4000))*ms
+				s.run(at)
 				full := tc.link.rate
 				s.link.rate = full / 3
 				s.link.queue *= 3 // the buffer's bytes stay
-				back := queueBack(s, 10*sec, 20*ms, 20*sec)
-				s.run(15 * sec)
+				back := queueBack(s, at, 20*ms, at+10*sec)
+				s.run(at + 5*sec)
 				m := s.meter()
-				s.run(20 * sec)
+				at += 10*sec + time.Duration(s.rng.IntN(4000))*ms
+				s.run(at)
 				low, q := m.util(full/3), m.queue()
 				s.link.rate, s.link.queue = full, tc.link.queue
 				up := time.Duration(-1)
-				for s.now < 32*sec && up < 0 {
+				for s.now < at+12*sec && up < 0 {
 					m := s.meter()
 					s.run(s.now + 250*ms)
 					if m.util(full) > 0.9 {
-						up = s.now - 20*sec
+						up = s.now - at
 					}
 				}
 				m = s.meter()
@@ -64,7 +84,7 @@ func TestRateFallsAndRises(t *testing.T) {
 				atMost(t, "time until the queue is gone", back, 3*sec)
 				atLeast(t, "used of a third", low, 0.95)
 				atMost(t, "queue at a third", q, 15*ms)
-				atMost(t, "time to use 90 %", up, 5*sec)
+				atMost(t, "time to use 90 %", up, tc.up)
 				atLeast(t, "time to use 90 %", up, 0)
 				atLeast(t, "used after", m.util(full), 0.95)
 			}
@@ -187,10 +207,10 @@ func TestFairness(t *testing.T) {
 			slices.Sort(shares)
 			median := shares[len(shares)/2]
 			t.Logf("median share %.3f", median)
-			atLeast(t, "median share", median, 0.35)
-			atMost(t, "median share", median, 0.65)
-			atLeast(t, "least share", shares[0], 0.25)
-			atMost(t, "greatest share", shares[len(shares)-1], 0.75)
+			atLeast(t, "median share", median, 0.37)
+			atMost(t, "median share", median, 0.6)
+			atLeast(t, "least share", shares[0], 0.33)
+			atMost(t, "greatest share", shares[len(shares)-1], 0.67)
 		})
 	}
 }

@@ -20,9 +20,10 @@ type sampler struct {
 	n    int // filled
 	head int // next to write
 	late interval
+	all  interval // ever
 }
 
-func (s *sampler) reset() { *s = sampler{} }
+func (s *sampler) reset() { *s = sampler{all: s.all} }
 
 func (s *sampler) add(x Sample) {
 	s.late.elapsed += x.RecvElapsed
@@ -35,6 +36,10 @@ func (s *sampler) add(x Sample) {
 		return
 	}
 	s.ring[s.head] = s.late
+	s.all.elapsed += s.late.elapsed
+	s.all.delivered += s.late.delivered
+	s.all.lost += s.late.lost
+	s.all.packets += s.late.packets
 	s.late = interval{}
 	s.head = (s.head + 1) % samplerSize
 	s.n = min(s.n+1, samplerSize)

@@ -77,6 +77,10 @@ func (c *Controller) judgeLoss(now time.Time, m float64, ok bool) bool {
 	c.suspects++
 	c.suspectAt = now
 	trusted := c.queueTrusted(now)
+	if trusted && !gross && c.state == up && c.suspects == 1 && c.queue() < c.target() {
+		c.loss.mark() // where a queue comes before loss and there is none, this is a burst
+		return false
+	}
 	if !trusted && (gross || c.suspects >= suspectTimes) || c.suspects >= trustedTimes {
 		c.policed = true
 		c.suspects, c.queueSeen = 0, time.Time{}

@@ -22,6 +22,7 @@ func (c *Controller) AllowProbeRTT(ok bool) {
 // trip up to the estimate.
 func (c *Controller) restart(now time.Time, idle time.Duration) {
 	c.rates.reset()
+	c.delay.forget()
 	if c.state == startup {
 		return
 	}

@@ -39,14 +39,13 @@ const (
 	startupLoss  = 0.3  // with one round without growth ends it at once: a policer
 	startupQueue = 15 * time.Millisecond
 
-	// unknownLoss is what a path may lose by itself before that is known.
-	unknownLoss = 0.2
-
 	drainGain  = 0.5
 	downGain   = 0.9
 	settleGain = 0.98 // while waiting to see what Drain or Down did
 	refillGain = 1.05
 	upGain     = 1.25
+	upMore     = 0.25 // and so much more each round that it found more
+	upMost     = 1.5
 	policeGain = 1.1 // Up where no queue gives warning
 
 	targetQueue = 4 * time.Millisecond  // held in Cruise: proves the link full
@@ -74,6 +73,8 @@ const (
 	ceQuiet = time.Second // after a mark without probing for more
 	upNudge = 1.01
 
+	// maxBusyGap is the longest time without an arrival in which the link is taken to have been busy.
+	maxBusyGap = 100 * time.Millisecond
 	// maxSpan is the longest time a rate is averaged over.
 	maxSpan = 500 * time.Millisecond
 
@@ -125,6 +126,7 @@ type machine struct {
 
 	pulsed   bool // Up is past its pulse: there is room
 	upFrom   float64
+	upRounds int // that found more
 	upAtN    time.Time
 	credited bool // bw counts the path's own loss
 	// suspectAt is when loss was last over the floor, not yet confirmed.
@@ -146,10 +148,11 @@ type machine struct {
 	seriesAt    time.Time // the last of them
 	seriesBW    float64   // bw before the first
 	seriesFrom  time.Time
-	drains      int     // Drains repeated
-	sentAtDrain int64   // sentBytes when Drain began
-	deficit     float64 // seconds of sending held back in Drain
-	settledBW   float64 // bw when Drain had drained
+	drains      int           // Drains repeated
+	found       time.Duration // the most queue in these
+	sentAtDrain int64         // sentBytes when Drain began
+	deficit     float64       // seconds of sending held back in Drain
+	settledBW   float64       // bw when Drain had drained
 	downs       int
 	cruiseLoss  float64 // in the last whole episode of Cruise; 0 is unknown
 	marked      bool    // Down counts loss since its rate shows
@@ -163,7 +166,7 @@ func (c *Controller) enter(now time.Time, s state) {
 	c.loss.mark()
 	switch s {
 	case up:
-		c.pulsed, c.upFrom, c.upAtN = c.policed, c.bw, now
+		c.pulsed, c.upFrom, c.upAtN, c.upRounds = c.policed, c.bw, now, 0
 	case drain:
 		c.before, c.slow = c.bw, c.bw
 		c.low, c.high = 0, 0
@@ -171,6 +174,7 @@ func (c *Controller) enter(now time.Time, s state) {
 		if c.drains > 0 {
 			break
 		}
+		c.found = 0
 		if now.Sub(c.seriesAt) > seriesGap {
 			c.series, c.seriesBW, c.seriesFrom = 0, c.bw, now
 		}
@@ -255,7 +259,7 @@ func (c *Controller) step(now time.Time, s Sample, dt time.Duration) {
 	}
 	m, app, ok := c.sample()
 	if c.delay.sudden() > c.noiseDelay()+time.Millisecond+c.delay.jitter()/4 {
-		if c.busySince.IsZero() {
+		if c.busySince.IsZero() || s.RecvElapsed > maxBusyGap {
 			c.busySince = now
 		}
 	} else {
@@ -333,7 +337,7 @@ func (c *Controller) pacing() float64 {
 		case c.policed:
 			r *= policeGain
 		case c.pulsed || c.settled.IsZero():
-			r *= upGain
+			r *= min(upGain+upMore*float64(c.upRounds), upMost)
 		}
 	case probeRTT:
 		r *= 0.5

@@ -92,6 +92,7 @@ type Controller struct {
 	lastRTT time.Duration // the longest lately
 	rttAt   time.Time
 	last    time.Time // last report
+	told    time.Time // when the newest packet reported was sent
 	sent    time.Time // last OnSend
 	inited  bool
 	fed     bool // there was always something to send in the last report's time
@@ -165,6 +166,7 @@ func (c *Controller) updateRTT(now time.Time, rtt time.Duration) {
 	if rtt <= 0 {
 		return
 	}
+	c.told = now.Add(-rtt)
 	c.lastRTT = max(rtt, c.lastRTT+(rtt-c.lastRTT)/8) // reports may alternate between ways
 	if c.rtt == 0 || rtt <= c.rtt {
 		c.rtt, c.rttAt = rtt, now

@@ -28,10 +28,11 @@ var steadyLinks = []struct {
 	{"skewed/slow", simLink{rate: 5e6, queue: 100 * ms, delay: 250 * ms, loss: 0.03}},
 }
 
+// With seeds 31 and 70 the slow link stands still in Startup, for want of reports.
 func TestSteady(t *testing.T) {
 	for _, tc := range steadyLinks {
 		t.Run(tc.name, func(t *testing.T) {
-			for _, seed := range seeds(t, 2) {
+			for _, seed := range hard(seeds(t, 2), tc.name, map[string][]uint64{"typical/cm": {36}, "heavy/cm": {100}, "skewed/slow": {31, 70}}) {
 				s := newSim(t, seed, tc.link)
 				f := newBondFlow(s, Config{})
 				f.start()

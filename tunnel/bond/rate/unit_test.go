@@ -64,6 +64,24 @@ func TestDelayFilter(t *testing.T) {
 	}
 }
 
+// TestSilenceForgetsTheQueue: what stood in the queue before an outage is no reason to send less after it.
+func TestSilenceForgetsTheQueue(t *testing.T) {
+	s := newSim(t, 1, dynLinks[0].link)
+	f := newBondFlow(s, Config{})
+	f.start()
+	s.run(8 * sec)
+	before := f.c.Bandwidth()
+	for i := range 10 { // a queue of 30 ms, just before nothing passes
+		f.c.delay.add(s.time().Add(time.Duration(i)*10*ms), f.c.BaseOWD()+30*ms, 50*ms)
+	}
+	now := s.time().Add(3 * sec)
+	f.c.OnSilence(now)
+	f.c.OnReport(now, Sample{}) // nothing has arrived yet
+	if b := f.c.Bandwidth(); b != before {
+		t.Errorf("estimate %d after an outage, was %d", b, before)
+	}
+}
+
 // TestClockSet: the peer's clock is set by an hour, either way.
 func TestClockSet(t *testing.T) {
 	for _, by := range []time.Duration{time.Hour, -time.Hour, 300 * ms, -300 * ms} {

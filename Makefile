@@ -130,7 +130,7 @@ bench-peers: build peers ## Landbridge beside other tools, one table (root); PEE
 	./bin/landbridge lab compare --scenarios $(PEERSCENARIOS) --seconds $(PEERSECONDS) --object-seconds $(PEERSECONDS) --out bench-peers $(PEERFLAGS)
 
 .PHONY: bench-paths
-bench-paths: build ## what the live paths promise, measured: one table, in about eight minutes (root); PATHSFLAGS="--only ..."
+bench-paths: build ## what the live paths promise, measured: one table, in about twelve minutes (root); PATHSFLAGS="--only ..."
 	./bin/landbridge lab paths --out bench-paths $(PATHSFLAGS)
 
 .PHONY: clean

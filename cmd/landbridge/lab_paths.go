@@ -15,9 +15,9 @@ func newLabPathsCommand(name *string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "paths",
 		Short: "Measure what the live paths promise, and write one table",
-		Long: `Paths measures probes against the emulator's own record with every processor busy, carriers that go dark or brown out
-under realtime flows, calls and objects on picked paths beside the best carrier alone, and a bulk transfer under junk;
-it prints the table and writes it to paths.md and paths.json. All of it takes about eight minutes. The exit code is 1
+		Long: `Paths measures probes against the emulator's own record with every processor busy, carriers that go dark under new
+realtime flows, or brown out under one, calls and objects on picked paths beside the best carrier alone, and a bulk transfer under
+junk; it prints the table and writes it to paths.md and paths.json. All of it takes about twelve minutes. The exit code is 1
 when a promise was not kept.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -38,8 +38,8 @@ when a promise was not kept.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringSliceVar(&o.Checks, "only", nil, "checks, of probes,dark,oracle,junk (default all)")
-	f.StringSliceVar(&o.Scenarios, "scenarios", nil, "scenarios of the oracle's check (default typical,heavy)")
+	f.StringSliceVar(&o.Checks, "only", nil, "checks, of probes,dark,brownout,oracle,junk (default all)")
+	f.StringSliceVar(&o.Scenarios, "scenarios", nil, "scenarios of the dark and oracle checks (default typical,heavy)")
 	f.DurationVar(&o.Window, "oracle-for", 15*time.Second, "how long each workload beside the oracle runs")
 	f.Uint64Var(&o.Seed, "seed", 1, "seed of losses, jitter and payload")
 	f.StringVar(&o.Dir, "out", "bench-paths", "`directory` for paths.md and paths.json")

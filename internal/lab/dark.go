@@ -6,21 +6,46 @@ import (
 	"github.com/landbridge/landbridge/bench/wan"
 )
 
-// DarkTrial is one carrier that went dark while new realtime flows came every few milliseconds.
+// The ports that the flows of these trials go to: in the range that is sent direct. Those to quickPort are interactive where a
+// lab's classes are opposed, the others realtime.
+const (
+	flowPort  = callPort + 1000
+	quickPort = flowPort + 1
+)
+
+// DarkTrial is one carrier that went dark, both ways, while new flows came every few milliseconds. Times count from
+// the darkness itself.
 type DarkTrial struct {
-	Link    string `json:"link"`
-	Stopped bool   `json:"stopped"` // the gateway's daemon stood still (SIGSTOP)
-	// LinkDelay is the carrier's: what had left before it went dark arrives for so long, and until then nobody can know.
-	LinkDelay float64 `json:"link_delay_ms"`
-	// LastPick is when the last new flow was put on the dark carrier, since it went dark; 0 for none.
+	Scenario string `json:"scenario"`
+	Link     string `json:"link"`
+	Stopped  bool   `json:"stopped"` // the gateway's daemon stood still (SIGSTOP)
+	// LastPick is when the last new flow was put on the dark carrier; 0 for none.
 	LastPick float64 `json:"last_pick_ms"`
 	Picked   int     `json:"picked"` // new flows that were
 	// Elsewhere is when the first one went elsewhere; -1 for never.
 	Elsewhere float64 `json:"elsewhere_ms"`
 }
 
-// Known is how long new flows were put on the carrier after the last packet could arrive over it.
-func (d *DarkTrial) Known() float64 { return max(d.LastPick-d.LinkDelay, 0) }
+// SteadyTrial is new flows while their carrier is not dark.
+type SteadyTrial struct {
+	Scenario string `json:"scenario"`
+	Link     string `json:"link"` // where the class is to go
+	Stopped  bool   `json:"stopped"`
+	Flows    int    `json:"flows"`
+	// Elsewhere were kept from there, as it was taken for dark, or for overdue. Lost found no carrier at all.
+	Elsewhere int `json:"elsewhere"`
+	Lost      int `json:"lost"`
+}
+
+// judge fills the trial in from the first packets of so many new flows.
+func (s *SteadyTrial) judge(flows map[uint32]departure, count int) {
+	s.Flows, s.Lost = count, count-len(flows)
+	for _, f := range flows {
+		if f.link != s.Link {
+			s.Elsewhere++
+		}
+	}
+}
 
 // BrownoutTrial is one carrier that became worse under a realtime flow.
 type BrownoutTrial struct {

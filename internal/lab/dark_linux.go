@@ -16,16 +16,20 @@ import (
 )
 
 const (
-	// flowPort is where the flows of these trials go: in the range that is sent direct.
-	flowPort = callPort + 1000
 	// flowEvery is between two new flows, and what a moment is known by.
 	flowEvery = 5 * time.Millisecond
-	// A carrier goes dark after darkLead of new flows, for darkSpan: not so long that it is taken for down.
-	darkLead, darkSpan = 200 * time.Millisecond, 800 * time.Millisecond
+	// A carrier goes dark after darkLead of new flows, for darkSpan: not so long that its class leaves it for good.
+	darkLead, darkSpan = 200 * time.Millisecond, 300 * time.Millisecond
 	// darkRest is between two trials: suspicions are forgotten.
-	darkRest = 3 * time.Second
+	darkRest = time.Second
 	// stoppedFor is how long a daemon has stood still when the carrier goes dark: its own last probe is old.
 	stoppedFor = time.Second
+	// steadyFor is how long flows come while nothing is dark, and darkSettle is before it: estimates know the carriers.
+	steadyFor  = 6 * time.Second
+	darkSettle = 8 * time.Second
+	// homeStep and homeLimit are how often and for how long a class is waited for on the carrier that is to go dark.
+	homeStep  = 200 * time.Millisecond
+	homeLimit = 30 * time.Second
 
 	// usualLoss is what carriers have before a brownout, usualFor how long, so that estimates know it.
 	usualLoss = 0.01
@@ -38,75 +42,154 @@ const (
 	brownoutRest = 22 * time.Second
 )
 
-// dark lets carriers become worse, and go dark, under realtime flows, in one lab.
-func (lab *Lab) dark(ctx context.Context) (dark []DarkTrial, brown []BrownoutTrial, err error) {
-	sink, err := wan.ListenUDPIn(lab.state.Options.namespace(machineOrigin), originAt(flowPort))
+// sink takes the flows of these trials, and reads nothing: they are watched on the links.
+func (lab *Lab) sink() (*net.UDPConn, error) {
+	return wan.ListenUDPIn(lab.state.Options.namespace(machineOrigin), originAt(flowPort))
+}
+
+// brownouts lets carriers become worse under realtime flows, in one lab.
+func (lab *Lab) brownouts(ctx context.Context) (brown []BrownoutTrial, err error) {
+	sink, err := lab.sink()
 	if err != nil {
-		return dark, brown, err
+		return brown, err
 	}
-	defer sink.Close() // it reads nothing: the flows are watched on the links
+	defer sink.Close()
 	for _, l := range lab.links {
 		l.Impairment.Loss = usualLoss
 		if err := lab.em.Change(l.Name, l.Impairment); err != nil {
-			return dark, brown, err
+			return brown, err
 		}
 	}
 	rest := usualFor
-	number := uint16(0)
-	for _, change := range []string{"loss", "delay", "loss"} {
+	for number, change := range []string{"loss", "delay", "loss"} {
 		if err := sleep(ctx, rest); err != nil {
-			return dark, brown, err
+			return brown, err
 		}
-		b, err := lab.brownout(ctx, change, number)
+		b, err := lab.brownout(ctx, change, uint16(number))
 		if err != nil {
-			return dark, brown, fmt.Errorf("brownout: %w", err)
+			return brown, fmt.Errorf("brownout: %w", err)
 		}
 		brown = append(brown, b)
-		number, rest = number+1, brownoutRest
+		rest = brownoutRest
 	}
-	for _, l := range lab.links {
-		if err := lab.em.Change(l.Name, l.Impairment); err != nil {
-			return dark, brown, err
-		}
-	}
-	for _, stopped := range []bool{false, false, false, false, true, true} {
-		if err := sleep(ctx, darkRest); err != nil {
-			return dark, brown, err
-		}
-		d, next, err := lab.darken(ctx, stopped, number)
-		if err != nil {
-			return dark, brown, fmt.Errorf("dark path: %w", err)
-		}
-		dark = append(dark, d)
-		number = next
-	}
-	return dark, brown, lab.alive()
+	return brown, lab.alive()
 }
 
-// realtimeLink is the carrier that gateway sha puts new realtime flows on.
-func (lab *Lab) realtimeLink(ctx context.Context) (string, error) {
+// darkPlan is how each carrier gets the flows of a class in a lab of opposed classes: cm is fastest; cu loses least, also after
+// it was dark, when the others lose addedLoss more; and ct does while cu is out.
+var darkPlan = []struct {
+	link, class, out string
+	worse            []string
+}{{"cu", "realtime", "", []string{"ct", "cm"}}, {"cm", "interactive", "", nil}, {"ct", "realtime", "cu", []string{"cm"}}}
+
+const addedLoss = 0.1
+
+// dark lets each carrier of the lab's scenario go dark under new flows, after some of them came while none was.
+func (lab *Lab) dark(ctx context.Context) (dark []DarkTrial, steady []SteadyTrial, err error) {
+	sink, err := lab.sink()
+	if err != nil {
+		return dark, steady, err
+	}
+	defer sink.Close()
+	scenario, number := lab.state.Options.Scenario, uint16(0)
+	if err := sleep(ctx, darkSettle); err != nil {
+		return dark, steady, err
+	}
+	for _, plan := range darkPlan {
+		if err := lab.clear(plan.out, plan.worse, true); err != nil {
+			return dark, steady, err
+		}
+		if err := lab.home(ctx, plan.class, plan.link); err != nil {
+			return dark, steady, err
+		}
+		for _, stopped := range []bool{false, true} {
+			s := SteadyTrial{Scenario: scenario, Link: plan.link, Stopped: stopped}
+			if number, err = lab.steady(ctx, &s, plan.class, number); err != nil {
+				return dark, steady, fmt.Errorf("flows while nothing is dark: %w", err)
+			}
+			steady = append(steady, s)
+		}
+		for _, stopped := range []bool{false, false, true, true} {
+			if err := errors.Join(sleep(ctx, darkRest), lab.home(ctx, plan.class, plan.link)); err != nil {
+				return dark, steady, err
+			}
+			d := DarkTrial{Scenario: scenario, Link: plan.link, Stopped: stopped}
+			if number, err = lab.darken(ctx, &d, plan.class, number); err != nil {
+				return dark, steady, fmt.Errorf("dark path: %w", err)
+			}
+			dark = append(dark, d)
+		}
+		if err := lab.clear(plan.out, plan.worse, false); err != nil {
+			return dark, steady, err
+		}
+	}
+	return dark, steady, lab.alive()
+}
+
+// clear takes one carrier out of the way and makes others worse, or undoes that.
+func (lab *Lab) clear(out string, worse []string, on bool) (err error) {
+	if out != "" {
+		err = lab.em.Darken(out, on)
+	}
+	for _, l := range lab.links {
+		if slices.Contains(worse, l.Name) {
+			if on {
+				l.Impairment.Loss += addedLoss
+			}
+			err = errors.Join(err, lab.em.Change(l.Name, l.Impairment))
+		}
+	}
+	return err
+}
+
+// home waits until a class is on a carrier, and its new flows are put there.
+func (lab *Lab) home(ctx context.Context, class, link string) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, homeLimit, fmt.Errorf("flows of class %s are not to be had on %s", class, link))
+	defer cancel()
+	for {
+		path, next, err := lab.classLink(ctx, class)
+		if err == nil && path == link && next == link {
+			return nil
+		}
+		if err := errors.Join(err, sleep(ctx, homeStep)); err != nil {
+			return err
+		}
+	}
+}
+
+// classLink is the carrier that a class has at gateway sha, and the one that its next flow is put on.
+func (lab *Lab) classLink(ctx context.Context, class string) (home, next string, err error) {
 	c := admin.NewClient(lab.socket(machineSha))
 	defer c.Close()
 	p, err := c.Paths(ctx)
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
 	for _, peer := range p.Peers {
 		for _, ch := range peer.Classes {
+			if ch.Class != class {
+				continue
+			}
 			for _, l := range lab.links {
-				if ch.Class == "realtime" && ch.Next == l.Name+"-"+l.Name {
-					return l.Name, nil
+				if ch.Path == l.Name+"-"+l.Name {
+					home = l.Name
+				}
+				if ch.Next == l.Name+"-"+l.Name {
+					next = l.Name
 				}
 			}
 		}
 	}
-	return "", fmt.Errorf("gateway sha has no path for realtime: %+v", p.Peers)
+	if next == "" {
+		err = fmt.Errorf("gateway sha has no path for %s: %+v", class, p.Peers)
+	}
+	return home, next, err
 }
 
 // recordFlows follows the trials' flows over all carriers.
 func (lab *Lab) recordFlows() error {
 	for _, l := range lab.links {
-		if err := lab.em.Record(wan.RecordConfig{Link: l.Name, Low: flowPort, High: flowPort, Max: 1 << 14}); err != nil {
+		if err := lab.em.Record(wan.RecordConfig{Link: l.Name, Low: flowPort, High: quickPort, Max: 1 << 14}); err != nil {
 			return err
 		}
 	}
@@ -114,7 +197,7 @@ func (lab *Lab) recordFlows() error {
 }
 
 // newFlows sends the first packets of new flows, one every flowEvery, numbered from one on, and returns the next number.
-func (lab *Lab) newFlows(ctx context.Context, first uint16, count int) (next uint16, err error) {
+func (lab *Lab) newFlows(ctx context.Context, class string, first uint16, count int) (next uint16, err error) {
 	err = wan.InNamespace(lab.state.Options.namespace(machineClient), func() error {
 		tick := time.NewTicker(flowEvery)
 		defer tick.Stop()
@@ -124,7 +207,7 @@ func (lab *Lab) newFlows(ctx context.Context, first uint16, count int) (next uin
 				return context.Cause(ctx)
 			case <-tick.C:
 			}
-			c, err := flow(first)
+			c, err := flow(class, first)
 			if err != nil {
 				return err
 			}
@@ -141,30 +224,38 @@ func (lab *Lab) newFlows(ctx context.Context, first uint16, count int) (next uin
 }
 
 // flow opens the flow of that number: its source port is nobody else's.
-func flow(number uint16) (*net.UDPConn, error) {
+func flow(class string, number uint16) (*net.UDPConn, error) {
 	const firstSource = 40000
-	return net.DialUDP("udp4", &net.UDPAddr{IP: clientAddr.Addr().AsSlice(), Port: firstSource + int(number)}, net.UDPAddrFromAddrPort(originAt(flowPort)))
+	port := flowPort
+	if class == "interactive" {
+		port = quickPort
+	}
+	return net.DialUDP("udp4", &net.UDPAddr{IP: clientAddr.Addr().AsSlice(), Port: firstSource + int(number)}, net.UDPAddrFromAddrPort(originAt(port)))
 }
 
-// darken lets the carrier of realtime go dark while new flows come.
-func (lab *Lab) darken(ctx context.Context, stopped bool, first uint16) (d DarkTrial, next uint16, err error) {
-	if d.Link, err = lab.realtimeLink(ctx); err != nil {
-		return d, first, err
+// stopSha lets the daemon of gateway sha stand still until resume is called.
+func (lab *Lab) stopSha(ctx context.Context) (resume func(), err error) {
+	i := slices.IndexFunc(lab.state.Processes, func(p *process) bool { return p.Name == machineSha })
+	pid := lab.state.Processes[i].PID
+	resume = func() { _ = syscall.Kill(pid, syscall.SIGCONT) }
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		return resume, err
 	}
-	d.Stopped, d.LinkDelay = stopped, millis(pick(lab.links, []string{d.Link})[0].Impairment.Delay)
+	return resume, sleep(ctx, stoppedFor)
+}
+
+// recorded sends new flows for a while, with gateway sha's daemon stopped or not, and returns where each went; at the time
+// lead it calls then.
+func (lab *Lab) recorded(ctx context.Context, stopped bool, class string, first uint16, span, lead time.Duration, then func() error) (flows map[uint32]departure, next uint16, err error) {
 	if stopped {
-		i := slices.IndexFunc(lab.state.Processes, func(p *process) bool { return p.Name == machineSha })
-		pid := lab.state.Processes[i].PID
-		if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
-			return d, first, err
-		}
-		defer syscall.Kill(pid, syscall.SIGCONT)
-		if err := sleep(ctx, stoppedFor); err != nil {
-			return d, first, err
+		resume, err := lab.stopSha(ctx)
+		defer resume()
+		if err != nil {
+			return nil, first, err
 		}
 	}
 	if err := lab.recordFlows(); err != nil {
-		return d, first, err
+		return nil, first, err
 	}
 	type sent struct {
 		next uint16
@@ -172,25 +263,43 @@ func (lab *Lab) darken(ctx context.Context, stopped bool, first uint16) (d DarkT
 	}
 	done := make(chan sent, 1)
 	go func() {
-		next, err := lab.newFlows(ctx, first, int((darkLead+darkSpan)/flowEvery))
+		next, err := lab.newFlows(ctx, class, first, int(span/flowEvery))
 		done <- sent{next, err}
 	}()
-	err = sleep(ctx, darkLead)
-	at := probe.Now()
-	err = errors.Join(err, lab.em.Darken(d.Link, true))
-	s := <-done
-	err = errors.Join(err, s.err, lab.em.Darken(d.Link, false))
-	passed, e := lab.em.StopRecords()
-	if err = errors.Join(err, e); err != nil {
-		return d, s.next, err
+	err = sleep(ctx, lead)
+	if err == nil {
+		err = then()
 	}
-	d.judge(departures(passed), at)
-	return d, s.next, nil
+	s := <-done
+	passed, e := lab.em.StopRecords()
+	return departures(passed), s.next, errors.Join(err, s.err, e)
+}
+
+// steady counts where new flows go while nothing is dark.
+func (lab *Lab) steady(ctx context.Context, s *SteadyTrial, class string, first uint16) (next uint16, err error) {
+	flows, next, err := lab.recorded(ctx, s.Stopped, class, first, steadyFor, 0, func() error { return nil })
+	if err == nil {
+		s.judge(flows, int(next-first))
+	}
+	return next, err
+}
+
+// darken lets the carrier of a class go dark while new flows come.
+func (lab *Lab) darken(ctx context.Context, d *DarkTrial, class string, first uint16) (next uint16, err error) {
+	var at time.Duration
+	flows, next, err := lab.recorded(ctx, d.Stopped, class, first, darkLead+darkSpan, darkLead, func() error {
+		at = probe.Now()
+		return lab.em.Darken(d.Link, true)
+	})
+	if err = errors.Join(err, lab.em.Darken(d.Link, false)); err == nil {
+		d.judge(flows, at)
+	}
+	return next, err
 }
 
 // brownout makes the carrier of realtime worse under a flow, and mends it again.
 func (lab *Lab) brownout(ctx context.Context, change string, number uint16) (b BrownoutTrial, err error) {
-	if b.Link, err = lab.realtimeLink(ctx); err != nil {
+	if _, b.Link, err = lab.classLink(ctx, "realtime"); err != nil {
 		return b, err
 	}
 	usual := pick(lab.links, []string{b.Link})[0].Impairment
@@ -206,7 +315,7 @@ func (lab *Lab) brownout(ctx context.Context, change string, number uint16) (b B
 	}
 	var c *net.UDPConn
 	if err := wan.InNamespace(lab.state.Options.namespace(machineClient), func() (err error) {
-		c, err = flow(number)
+		c, err = flow("realtime", number)
 		return err
 	}); err != nil {
 		return b, err

@@ -89,7 +89,15 @@ func fleetDocument(o Options, pub keys) string {
 		fmt.Fprintf(&b, "      plant: {at: sha, prefixes: [%s], public_key: %s}\n", clients, pub[machineAgent])
 	}
 	fmt.Fprintf(&b, "      fra: {at: fra, prefixes: [%s]}\n", origins)
-	fmt.Fprintf(&b, "    rules:\n      - {name: calls, protocol: udp, ports: %d-%d, class: realtime, action: direct}\n", callPort, lastCallPort)
+	b.WriteString("    rules:\n")
+	if o.opposed {
+		fmt.Fprintf(&b, "      - {name: quick, protocol: udp, ports: %d, class: interactive, action: direct}\n", quickPort)
+	}
+	fmt.Fprintf(&b, "      - {name: calls, protocol: udp, ports: %d-%d, class: realtime, action: direct}\n", callPort, lastCallPort)
+	if o.opposed {
+		const quick = "dwell: 1s, hysteresis: 0, margin: 0s"
+		fmt.Fprintf(&b, "classes:\n  realtime: {loss_weight: 3, delay_weight: 0, %s}\n  interactive: {loss_weight: 0, %s}\n", quick, quick)
+	}
 	if o.Guard != "" {
 		fmt.Fprintf(&b, "guard: {mode: %q}\n", o.Guard)
 	}

@@ -33,6 +33,7 @@ func TestDocumentsAreWhatTheProgramsRead(t *testing.T) {
 		{"two carriers", Options{Scenario: "heavy", Carriers: []string{"ct", "cm"}}, 2},
 		{"one carrier", Options{Scenario: "skewed", Carriers: []string{"cu"}, NoAgent: true}, 1},
 		{"guarded", Options{Scenario: "clean", NoAgent: true, Guard: "enforce"}, 3},
+		{"opposed classes", Options{Scenario: "heavy", NoAgent: true, opposed: true}, 3},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			dir, o := t.TempDir(), normalised(t, tc.opt)
@@ -55,10 +56,18 @@ func TestDocumentsAreWhatTheProgramsRead(t *testing.T) {
 				t.Errorf("guard %v, want %s", n.Guard.Mode, want)
 			}
 			// Every call goes direct, and the workloads that are to be tunnelled do not.
-			if len(n.Tenants) != 1 || len(n.Tenants[0].Rules) != 1 {
-				t.Fatalf("tenants %+v, want one with one rule", n.Tenants)
+			rules := 1
+			if tc.opt.opposed {
+				rules = 2
 			}
-			r := n.Tenants[0].Rules[0]
+			if len(n.Tenants) != 1 || len(n.Tenants[0].Rules) != rules {
+				t.Fatalf("tenants %+v, want one with %d rules", n.Tenants, rules)
+			}
+			if q := n.Tenants[0].Rules[0]; tc.opt.opposed && (q.Class != pathsel.Interactive || !slices.Equal(q.Ports, []config.PortRange{{First: quickPort, Last: quickPort}}) ||
+				n.Policy.Classes[pathsel.Interactive].LossWeight != 0 || n.Policy.Classes[pathsel.Realtime].DelayWeight != 0) {
+				t.Errorf("rule %v, policy %+v", &q, n.Policy)
+			}
+			r := n.Tenants[0].Rules[rules-1]
 			if r.Action != config.ActionDirect || r.Class != pathsel.Realtime || !slices.Equal(r.Protocols, []uint8{17}) ||
 				!slices.Equal(r.Ports, []config.PortRange{{First: callPort, Last: lastCallPort}}) || callPort+2*(Calls-1) > lastCallPort {
 				t.Errorf("rule %v", &r)

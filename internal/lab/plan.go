@@ -73,6 +73,8 @@ type Options struct {
 	Programs string
 
 	bare bool // links and machines alone: no way across the border
+	// opposed: realtime minds loss alone and interactive delay alone, and they move at once
+	opposed bool
 }
 
 // GuardModes are the values of Options.Guard.

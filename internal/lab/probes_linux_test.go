@@ -62,7 +62,7 @@ func TestNewFlows(t *testing.T) {
 		t.Error("one link is recorded twice")
 	}
 	const count = 20
-	next, err := lab.newFlows(ctx, 7, count)
+	next, err := lab.newFlows(ctx, "realtime", 7, count)
 	if err != nil || next != 7+count {
 		t.Fatalf("next flow %d, %v, want %d", next, err, 7+count)
 	}

@@ -53,8 +53,20 @@ func (p *Proof) run(ctx context.Context, o *ProofOptions, check string, progress
 	case CheckProbes:
 		p.Probes, err = probes(ctx, opt, probesWindow)
 	case CheckDark:
+		for _, opt.Scenario = range o.Scenarios {
+			fmt.Fprintf(progress, "        %s\n", opt.Scenario)
+			opposed := opt
+			opposed.opposed = true
+			e := inLab(ctx, opposed, func(lab *Lab) error {
+				dark, steady, err := lab.dark(ctx)
+				p.Dark, p.Steady = append(p.Dark, dark...), append(p.Steady, steady...)
+				return err
+			})
+			err = errors.Join(err, e)
+		}
+	case CheckBrownout:
 		err = inLab(ctx, opt, func(lab *Lab) (err error) {
-			p.Dark, p.Brown, err = lab.dark(ctx)
+			p.Brown, err = lab.brownouts(ctx)
 			return err
 		})
 	case CheckOracle:

@@ -31,6 +31,15 @@ func TestDarkTrial(t *testing.T) {
 	}
 }
 
+// TestSteadyTrial: what the record of new flows says where nothing is dark.
+func TestSteadyTrial(t *testing.T) {
+	s := SteadyTrial{Link: "ct"}
+	s.judge(map[uint32]departure{1: {link: "ct"}, 2: {link: "cu"}, 3: {link: "ct"}, 4: {link: "ct"}}, 5)
+	if s.Flows != 5 || s.Lost != 1 || s.Elsewhere != 1 {
+		t.Errorf("%+v", s)
+	}
+}
+
 func TestBrownoutTrial(t *testing.T) {
 	const ms = time.Millisecond
 	flow := func(ct, cu []time.Duration) map[uint32]departure {
@@ -104,29 +113,35 @@ func TestProofRows(t *testing.T) {
 	bulk := func(mbit float64) *Result { return &Result{GoodputMbit: mbit} }
 	good := Proof{
 		Probes: []ProbeFigures{{Prober: ProberNIC, ErrorP95: 0.3, Loss: [2]float64{0.012, 0.1}, TrueLoss: [2]float64{0.01, 0.1}}, {Prober: ProberUser, ErrorP95: 50, Loss: [2]float64{1, 1}}},
-		Dark:   []DarkTrial{{LastPick: 290, LinkDelay: 90, Elsewhere: 295}, {LastPick: 100, Elsewhere: 101, Stopped: true}},
+		Dark: []DarkTrial{{Scenario: "typical", Picked: 1, LastPick: 199, Elsewhere: 205}, {Scenario: "typical", Picked: 1, LastPick: 100, Elsewhere: 101, Stopped: true},
+			{Scenario: "heavy", Picked: 1, LastPick: 199, Elsewhere: 205}},
+		Steady: []SteadyTrial{{Flows: 1000, Lost: 2, Elsewhere: 98}},
 		Brown:  []BrownoutTrial{{Link: "ct", Moved: true, MovedMS: 2000}},
 		Oracle: []OracleTrial{{Workload: WorkloadCalls, Picked: calls(110, 4), Oracle: calls(100, 4.4)}, {Workload: WorkloadObjects, Picked: objects(109), Oracle: objects(100)}},
 		Junk:   []JunkTrial{{Guard: "off", Alone: bulk(100), Under: bulk(10)}, {Guard: "enforce", Alone: bulk(100), Under: bulk(90)}},
 	}
-	if good.judge(); good.Failed() != "" || len(good.Rows) != 11 {
-		t.Fatalf("failed: %q; %d rows, want 11", good.Failed(), len(good.Rows))
+	if good.judge(); good.Failed() != "" || len(good.Rows) != 13 {
+		t.Fatalf("failed: %q; %d rows, want 13", good.Failed(), len(good.Rows))
 	}
 	for name, spoil := range map[string]func(*Proof){
-		"probe RTT":     func(p *Proof) { p.Probes[0].ErrorP95 = 0.31 },
-		"probe loss":    func(p *Proof) { p.Probes[0].Loss[0] = 0.013 },
-		"daemon run":    func(p *Proof) { p.Dark[0].LastPick = 291 },
-		"daemon stop":   func(p *Proof) { p.Dark[1].Elsewhere = -1 },
-		"brownout":      func(p *Proof) { p.Brown[0].Moved = false },
-		"ct":            func(p *Proof) { p.Brown[0].MovedMS = 2001 },
-		"calls":         func(p *Proof) { p.Oracle[0].Picked = calls(111, 4) },
-		"calls beside":  func(p *Proof) { p.Oracle[0].Picked = calls(90, 3.9) },
-		"objects":       func(p *Proof) { p.Oracle[1].Picked = nil },
-		"guard enforce": func(p *Proof) { p.Junk[1].Under = bulk(89) },
-		"no lab":        func(p *Proof) { p.Errors = []string{"no lab"} },
+		"probe RTT":           func(p *Proof) { p.Probes[0].ErrorP95 = 0.31 },
+		"probe loss":          func(p *Proof) { p.Probes[0].Loss[0] = 0.013 },
+		"typical, daemon run": func(p *Proof) { p.Dark[0].LastPick = 200 },
+		"heavy, daemon run":   func(p *Proof) { p.Dark[2].Elsewhere = -1 },
+		"SIGSTOP":             func(p *Proof) { p.Dark[1].Picked = 0 },
+		"nothing is dark":     func(p *Proof) { p.Steady[0].Lost = 3 },
+		"daemon stop":         func(p *Proof) { p.Dark[1].Elsewhere = -1 },
+		"brownout":            func(p *Proof) { p.Brown[0].Moved = false },
+		"ct":                  func(p *Proof) { p.Brown[0].MovedMS = 2001 },
+		"calls":               func(p *Proof) { p.Oracle[0].Picked = calls(111, 4) },
+		"calls beside":        func(p *Proof) { p.Oracle[0].Picked = calls(90, 3.9) },
+		"objects":             func(p *Proof) { p.Oracle[1].Picked = nil },
+		"guard enforce":       func(p *Proof) { p.Junk[1].Under = bulk(89) },
+		"no lab":              func(p *Proof) { p.Errors = []string{"no lab"} },
 	} {
 		bad := Proof{
-			Probes: append([]ProbeFigures(nil), good.Probes...), Dark: append([]DarkTrial(nil), good.Dark...), Brown: append([]BrownoutTrial(nil), good.Brown...),
+			Probes: append([]ProbeFigures(nil), good.Probes...), Dark: append([]DarkTrial(nil), good.Dark...),
+			Steady: append([]SteadyTrial(nil), good.Steady...), Brown: append([]BrownoutTrial(nil), good.Brown...),
 			Oracle: append([]OracleTrial(nil), good.Oracle...), Junk: append([]JunkTrial(nil), good.Junk...),
 		}
 		spoil(&bad)
@@ -139,7 +154,7 @@ func TestProofRows(t *testing.T) {
 		t.Fatal(err)
 	}
 	md, err := os.ReadFile(filepath.Join(dir, proofMarkdown))
-	if err != nil || strings.Count(string(md), "\n|") != 13 || strings.Count(string(md), "| yes |") != 8 || strings.Contains(string(md), "| NO |") {
+	if err != nil || strings.Count(string(md), "\n|") != 15 || strings.Count(string(md), "| yes |") != 10 || strings.Contains(string(md), "| NO |") {
 		t.Errorf("table, %v:\n%s", err, md)
 	}
 	for _, o := range []ProofOptions{{Checks: []string{"nothing"}}, {Scenarios: []string{"nowhere"}}, {Window: 1}} {

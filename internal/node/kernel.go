@@ -265,16 +265,6 @@ func (k *kernel) decided(now time.Duration, peer string, paths []watchedPath, up
 	}
 }
 
-// route lets the host route direct flows of a path. Called with mu held.
-func (k *kernel) route(kp *kernelPath, u config.NodeUplink) {
-	err := k.direct.set(kp.id, kp.hop)
-	if err != nil && !kp.unrouted {
-		k.log.Error("no direct flow leaves by a path until the host can route it", "uplink", u.Name, "interface", u.Interface, "err", err, "hint", hint.Of(err))
-	}
-	kp.unrouted = err != nil
-	kp.hop.Routed, kp.hop.Mark = true, uint32(directTable(kp.id))
-}
-
 // patience is after which silence new flows avoid a path, and when answers to probes are due.
 func patience(s *pathsel.PathState) (quiet, due time.Duration) {
 	back, round := s.Back.Delay.P95, s.RTT.P95
@@ -294,7 +284,22 @@ func (k *kernel) alone(now time.Duration, peer string, id uint8) bool {
 		return false
 	}
 	l, err := k.table.Live(p.paths[id].id)
-	return err == nil && l.Request > 0 && now-l.Request > aloneAfter && now-l.Reply < bpf.DefaultMaxAge
+	return err == nil && onlyAnswers(l, now)
+}
+
+// onlyAnswers tells it of what the kernel has heard. A peer that never asked, as an agent's gateway, does not count.
+func onlyAnswers(l bpf.Live, now time.Duration) bool {
+	return l.Request > 0 && now-l.Request > aloneAfter && now-l.Reply < bpf.DefaultMaxAge
+}
+
+// route lets the host route direct flows of a path. Called with mu held.
+func (k *kernel) route(kp *kernelPath, u config.NodeUplink) {
+	err := k.direct.set(kp.id, kp.hop)
+	if err != nil && !kp.unrouted {
+		k.log.Error("no direct flow leaves by a path until the host can route it", "uplink", u.Name, "interface", u.Interface, "err", err, "hint", hint.Of(err))
+	}
+	kp.unrouted = err != nil
+	kp.hop.Routed, kp.hop.Mark = true, uint32(directTable(kp.id))
 }
 
 // forget empties what belongs to a peer.

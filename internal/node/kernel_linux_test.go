@@ -6,9 +6,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/landbridge/landbridge/bpf"
 	"github.com/landbridge/landbridge/internal/config"
+	"github.com/landbridge/landbridge/pathsel"
 )
 
 // TestCompileRules: sources, lists and routes become what the classifier has.
@@ -174,4 +176,44 @@ guard:
 	}
 	cfg.Guard.Mode = config.GuardObserve
 	must(t, none.setGuard(cfg))
+}
+
+// TestPatience: what remains of 200 ms after the way here, within bounds, and a round trip and more for answers.
+func TestPatience(t *testing.T) {
+	const ms = time.Millisecond
+	for _, tc := range []struct{ back, round, quiet, due time.Duration }{
+		{0, 0, 0, 0}, // nothing is known
+		{1 * ms, 2 * ms, 110 * ms, 105 * ms},
+		{88 * ms, 176 * ms, 95 * ms, 280 * ms},
+		{114 * ms, 228 * ms, 70 * ms, 330 * ms},
+		{250 * ms, 500 * ms, 60 * ms, 600 * ms},
+		{-40 * ms, 100 * ms, 110 * ms, 200 * ms}, // clocks far apart
+	} {
+		s := pathsel.PathState{RTT: pathsel.Delay{P95: tc.round}, Back: pathsel.Direction{Delay: pathsel.Delay{P95: tc.back}}}
+		if quiet, due := patience(&s); quiet != tc.quiet || due != tc.due {
+			t.Errorf("back %v, round trip %v: quiet %v, due %v; want %v, %v", tc.back, tc.round, quiet, due, tc.quiet, tc.due)
+		}
+		if tc.round > 0 && tc.back > 60*ms && tc.back < 120*ms && tc.back+tc.quiet+darkSpare > darkWithin {
+			t.Errorf("back %v: a flow may go on it for %v", tc.back, tc.back+tc.quiet)
+		}
+	}
+}
+
+// TestOnlyAnswers: a peer whose probes have ceased, and that answers, has stopped asking; one that is silent, or never asked, has not.
+func TestOnlyAnswers(t *testing.T) {
+	const now, old = time.Hour, time.Hour - time.Second
+	for _, tc := range []struct {
+		live bpf.Live
+		want bool
+	}{
+		{bpf.Live{Reply: now, Request: old}, true},
+		{bpf.Live{Reply: now, Request: now - aloneAfter}, false},
+		{bpf.Live{Reply: now, Request: 0}, false},
+		{bpf.Live{Reply: old, Request: old}, false},
+		{bpf.Live{Reply: now, Request: now}, false},
+	} {
+		if got := onlyAnswers(tc.live, now); got != tc.want {
+			t.Errorf("%+v: %v, want %v", tc.live, got, tc.want)
+		}
+	}
 }

@@ -392,29 +392,6 @@ func (m *machines) verdicts(node, program string) map[string]uint64 {
 	return p.Verdicts[program]
 }
 
-// TestDarkPath: a call leaves the carrier that goes dark within 200 ms and a little.
-func TestDarkPath(t *testing.T) {
-	m := newMachines(t)
-	m.udpEcho("origin", "10.20.0.2:5004")
-	m.write("fleet.yaml", m.fleet(withRules(directCalls)))
-	m.gateway("sha")
-	m.gateway("fra")
-	k := m.call("client", "10.10.0.2:5004", "10.20.0.2:5004")
-	k.flowing(t, testTimeout)
-	time.Sleep(2 * time.Second) // both paths are known for long enough
-	for range 2 {
-		m.allUp("sha") // else there is nowhere to go, or for the answers
-		m.allUp("fra")
-		k.flowing(t, testTimeout)
-		dev := m.carrierOf("sha", "realtime")
-		m.setDown("fra", dev, true)
-		time.Sleep(600 * time.Millisecond)
-		t.Logf("%s dark: no answers for %v", dev, time.Duration(k.gap.Load()).Round(time.Millisecond))
-		k.flowing(t, 300*time.Millisecond)
-		m.setDown("fra", dev, false)
-	}
-}
-
 // explained asks a node about flows.
 func (m *machines) explained(node, flow string) (admin.Explanation, error) {
 	m.t.Helper()

@@ -12,6 +12,8 @@ type DarkTrial struct {
 	Stopped bool   `json:"stopped"` // the gateway's daemon stood still (SIGSTOP)
 	// LinkDelay is the carrier's: what had left before it went dark arrives for so long, and until then nobody can know.
 	LinkDelay float64 `json:"link_delay_ms"`
+	// On: the last new flow before it went dark was put on it. Where it was not, the trial says nothing.
+	On bool `json:"on"`
 	// LastPick is when the last new flow was put on the dark carrier, since it went dark; 0 for none.
 	LastPick float64 `json:"last_pick_ms"`
 	Picked   int     `json:"picked"` // new flows that were
@@ -26,7 +28,7 @@ func (d *DarkTrial) Known() float64 { return max(d.LastPick-d.LinkDelay, 0) }
 type BrownoutTrial struct {
 	Link   string `json:"link"`
 	Change string `json:"change"` // what it was given
-	Moved  bool   `json:"moved"`
+	Moved  bool   `json:"moved"`  // away from it, and after it became worse
 	// MovedMS is when the flow's last packet came to the carrier, since it became worse.
 	MovedMS float64  `json:"moved_ms"`
 	Why     []string `json:"why,omitempty"` // what the gateway said about its moves
@@ -58,10 +60,14 @@ func departures(passed map[string][]wan.Passage) map[uint32]departure {
 // judge fills the trial in from the new flows' first packets; the link went dark then.
 func (d *DarkTrial) judge(flows map[uint32]departure, dark time.Duration) {
 	d.Elsewhere = -1
+	var last time.Duration // of the flows before
 	for _, f := range flows {
 		after := millis(f.at - dark)
 		switch {
 		case f.at < dark:
+			if f.at > last {
+				last, d.On = f.at, f.link == d.Link
+			}
 		case f.link == d.Link:
 			d.Picked++
 			d.LastPick = max(d.LastPick, after)
@@ -80,6 +86,6 @@ func (b *BrownoutTrial) judge(packets map[uint32]departure, worse time.Duration)
 			lastHere = max(lastHere, p.at)
 		}
 	}
-	b.Moved = last > lastHere && lastHere > 0
+	b.Moved = last > lastHere && lastHere >= worse
 	b.MovedMS = millis(max(lastHere-worse, 0))
 }

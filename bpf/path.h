@@ -59,7 +59,7 @@ static __always_inline int may_stay(__u16 path, __u32 class, __u64 now)
 /* pick returns the first candidate that is alive, 0 if there is none. One that
  * is quiet is none while another is heard: then it is the path and not the peer
  * that is silent. Where all are, somebody stands still, and the one that was
- * heard last is as good as any. A suspect one only where there is no other. */
+ * heard last is as good as any. A suspect one only where no other is heard. */
 __noinline __u32 pick(__u32 group, __u32 class, __u64 now)
 {
 	__u32 key = group * CLASS_MAX + class, second = 0;

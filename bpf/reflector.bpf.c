@@ -353,7 +353,8 @@ __noinline int take(struct xdp_md *ctx, __u32 family)
 		l->top = sequence;
 		slot = path * SENT_SLOTS + (sequence + UNANSWERED) % SENT_SLOTS;
 		ahead = bpf_map_lookup_elem(&sents, &slot);
-		l->missed = ahead && ahead->sequence == sequence + UNANSWERED ? ahead->at : 0;
+		/* An earlier sender may have left that number there. */
+		l->missed = ahead && ahead->sequence == sequence + UNANSWERED && r.t1 && ahead->at > r.t1 ? ahead->at : 0;
 	}
 	l->reply = now;
 

@@ -330,30 +330,6 @@ func TestStampTagged(t *testing.T) {
 	}
 }
 
-// TestTagVector: SipHash-2-4 of the bytes 0 to 55 under the key 0 to 15, with
-// byte 44, the flags, as 0; the value is OpenSSL's.
-func TestTagVector(t *testing.T) {
-	key, b := ProbeKey{}, make([]byte, 56)
-	for i := range key {
-		key[i] = byte(i)
-	}
-	for i := range b {
-		b[i] = byte(i)
-	}
-	if got := probeTag(b, key); got != 0xda6df54b0a899edc {
-		t.Errorf("tag %x", got)
-	}
-	b2 := bytes.Clone(b)
-	b2[44] = 0xff
-	if probeTag(b, key) != probeTag(b2, key) {
-		t.Error("the flags count")
-	}
-	b2[45]++
-	if probeTag(b, key) == probeTag(b2, key) {
-		t.Error("the type does not count")
-	}
-}
-
 // TestReplies: an answer is taken once, from the right reflector, with the right
 // tag; it is a sign of life and reaches user space.
 func TestReplies(t *testing.T) {
@@ -362,11 +338,15 @@ func TestReplies(t *testing.T) {
 	must(t, err)
 	closeAtEnd(t, paths)
 	c := loadTestCarrier(t, CarrierConfig{Paths: paths})
-	must(t, c.SetReflector(Reflector{SenderPorts: PortRange{From: senderPort, To: senderPort + 10}}),
-		c.SetSenders([]Sender{
-			{Reflector: reflector4, LocalPort: senderPort, Path: 5, Session: 9, Key: testKey},
+	setSenders := func(session uint32) {
+		t.Helper()
+		must(t, c.SetSenders([]Sender{
+			{Reflector: reflector4, LocalPort: senderPort, Path: 5, Session: session, Key: testKey},
 			{Reflector: reflector6, LocalPort: senderPort, Path: 6, Plain: true},
 		}))
+	}
+	setSenders(9)
+	must(t, c.SetReflector(Reflector{SenderPorts: PortRange{From: senderPort, To: senderPort + 10}}))
 	replies, err := c.Replies()
 	must(t, err)
 	defer replies.Close()
@@ -468,6 +448,21 @@ func TestReplies(t *testing.T) {
 	for _, tt := range []struct{ n, missed uint32 }{{521, 524}, {520, 524}, {523, 0}, {525, 0}} {
 		take("out of order", answer(asker4, reflector4, probe(tt.n)), ProbeReply)
 		missed(fmt.Sprintf("%d answered", tt.n), tt.missed)
+		if _, err := replies.Read(); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	// Another session begins anew with its numbers: what was missed in the one before is not missed in it.
+	for n := uint32(1000); n < 1006; n++ {
+		send(datagram(asker4, reflector4, probe(n)))
+	}
+	setSenders(5)
+	setSenders(9)
+	for n := uint32(1000); n < 1003; n++ {
+		send(datagram(asker4, reflector4, probe(n)))
+		take("same number in another session", answer(asker4, reflector4, probe(n)), ProbeReply)
+		missed(fmt.Sprintf("%d answered in another session", n), 0)
 		if _, err := replies.Read(); err != nil {
 			t.Fatal(err)
 		}

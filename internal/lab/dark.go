@@ -51,7 +51,7 @@ func (s *SteadyTrial) judge(flows map[uint32]departure, count int) {
 type BrownoutTrial struct {
 	Link   string `json:"link"`
 	Change string `json:"change"` // what it was given
-	Moved  bool   `json:"moved"`
+	Moved  bool   `json:"moved"`  // away from it, and after it became worse
 	// MovedMS is when the flow's last packet came to the carrier, since it became worse.
 	MovedMS float64  `json:"moved_ms"`
 	Why     []string `json:"why,omitempty"` // what the gateway said about its moves
@@ -105,6 +105,6 @@ func (b *BrownoutTrial) judge(packets map[uint32]departure, worse time.Duration)
 			lastHere = max(lastHere, p.at)
 		}
 	}
-	b.Moved = last > lastHere && lastHere > 0
+	b.Moved = last > lastHere && lastHere >= worse
 	b.MovedMS = millis(max(lastHere-worse, 0))
 }

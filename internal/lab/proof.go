@@ -3,6 +3,7 @@ package lab
 import (
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -47,6 +48,9 @@ const (
 	maxBrownout   = 2000.0
 	maxOfOracle   = 1.1
 	maxJunkCost   = 0.1
+	// lossChance is how many deviations calls may lose more than the oracle's in their run; losses come lossBurst at once, as
+	// calls share their bursts.
+	lossChance, lossBurst = 2.0, 8.0
 )
 
 // Proof is what the live paths promise, measured.
@@ -159,14 +163,18 @@ func (p *Proof) judge() {
 	}
 	for _, b := range p.Brown {
 		measured := fmt.Sprintf("moved after %.0f ms", b.MovedMS)
-		if !b.Moved {
+		switch {
+		case b.Moved:
+		case b.MovedMS == 0:
+			measured = "was not there"
+		default:
 			measured = "not moved"
 		}
 		row(b.Moved && b.MovedMS <= maxBrownout, "brownout under a realtime flow", b.Link+", "+b.Change, fmt.Sprintf("moved within %g ms", maxBrownout), measured, b.Why...)
 	}
 	for i := range p.Oracle {
 		o := &p.Oracle[i]
-		row(o.met(), o.Workload+" beside the oracle", o.Scenario+", oracle "+o.Carrier, fmt.Sprintf("p99 at most %g of the oracle's", maxOfOracle), o.measured(), o.warnings()...)
+		row(o.met(), o.Workload+" beside the oracle", o.Scenario+", oracle "+o.Carrier, o.target(), o.measured(), o.warnings()...)
 	}
 	for i := range p.Junk {
 		j := &p.Junk[i]
@@ -183,7 +191,25 @@ func (o *OracleTrial) met() bool {
 		return false
 	}
 	// Calls that are quick and broken are no better.
-	return o.Picked.CallFigures == nil || o.Picked.MOS*maxOfOracle >= o.Oracle.MOS
+	return o.Picked.CallFigures == nil || o.Picked.MOS*maxOfOracle >= o.Oracle.MOS && o.Picked.CallLoss <= o.mostLoss()
+}
+
+// mostLoss is the loss that calls may have: the oracle's, and what chance makes of it in two runs. It is 0 where nothing was sent.
+func (o *OracleTrial) mostLoss() float64 {
+	a, b := float64(o.Picked.Packets), float64(o.Oracle.Packets)
+	if a == 0 || b == 0 {
+		return 0
+	}
+	p := max(o.Oracle.CallLoss, lossBurst/b) // one burst may be missing there
+	return maxOfOracle*o.Oracle.CallLoss + lossChance*math.Sqrt(lossBurst*p*(1/a+1/b))
+}
+
+func (o *OracleTrial) target() string {
+	target := fmt.Sprintf("p99 at most %g of the oracle's", maxOfOracle)
+	if o.Picked == nil || o.Oracle == nil || o.Picked.CallFigures == nil || o.Oracle.CallFigures == nil {
+		return target
+	}
+	return fmt.Sprintf("%s, MOS no less by more; loss too, and %g deviations of chance: at most %.2f %%", target, lossChance, 100*o.mostLoss())
 }
 
 func (o *OracleTrial) measured() string {

@@ -37,13 +37,14 @@ const (
 	lastMetric, directMetric = 1<<32 - 2, 1024
 )
 
-// directRoutes are the rules and tables. The caller sees to it that methods do not run at once.
+// directRoutes are the rules and tables; nil has none and makes none. The caller sees to it that methods do not run at once.
 type directRoutes struct {
 	log   *slog.Logger
 	paths map[bpf.PathID]bool // that have them
 }
 
-// newDirectRoutes begins with none: what is there is of a process that was killed.
+// newDirectRoutes begins with none: what is there is of a process that was killed. As with capture's own rule, there is one such
+// process in a network namespace.
 func newDirectRoutes(log *slog.Logger) *directRoutes {
 	d := &directRoutes{log: log, paths: map[bpf.PathID]bool{}}
 	if err := d.close(); err != nil {
@@ -69,17 +70,20 @@ func (d *directRoutes) set(id bpf.PathID, hop bpf.Path) error {
 			next = hop.NextHop6
 		}
 		err := d.fill(directTable(id), family, hop.Ifindex, next)
-		if err == nil {
-			if err = netlink.RuleAdd(directRule(family, directTable(id))); errors.Is(err, os.ErrExist) {
-				err = nil
-			}
+		if e := netlink.RuleAdd(directRule(family, directTable(id))); !errors.Is(e, os.ErrExist) {
+			err = errors.Join(err, e)
 		}
-		// A host may well be without IPv6, which can look like EACCES.
-		if err != nil && (family == unix.AF_INET || errors.Is(err, unix.EPERM)) {
+		if err != nil && (family == unix.AF_INET || hasIPv6()) {
 			return fmt.Errorf("route direct flows of path %d: %w", id, err)
 		}
 	}
 	return nil
+}
+
+// hasIPv6 tells whether the host routes IPv6: it has rules of its own then.
+func hasIPv6() bool {
+	rules, err := netlink.RuleList(unix.AF_INET6)
+	return err == nil && len(rules) > 0
 }
 
 // fill makes a table of one family what it should be.
@@ -202,7 +206,7 @@ func (v directRoute) route(family, table int) *netlink.Route {
 
 // remove takes back what set did for a path.
 func (d *directRoutes) remove(id bpf.PathID) error {
-	if !d.paths[id] {
+	if d == nil || !d.paths[id] {
 		return nil
 	}
 	delete(d.paths, id)
@@ -215,6 +219,9 @@ func (d *directRoutes) remove(id bpf.PathID) error {
 
 // close takes back everything.
 func (d *directRoutes) close() error {
+	if d == nil {
+		return nil
+	}
 	clear(d.paths)
 	var errs []error
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {

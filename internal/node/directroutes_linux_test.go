@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"os/exec"
 	"strings"
 	"syscall"
@@ -281,7 +282,28 @@ func TestDirectRoutes(t *testing.T) {
 		if v4, v6 := table(unix.AF_INET), table(unix.AF_INET6); v4+v6 != "" {
 			t.Errorf("left: %s %s", v4, v6)
 		}
+		// Without IPv6 on the NIC there is nothing to tell; but where a route is wanted and not to be had, packets are refused.
+		must(t, netlink.LinkSetUp(nic), os.WriteFile("/proc/sys/net/ipv6/conf/ct0/disable_ipv6", []byte("1"), 0))
+		must(t, d.set(7, hopTo("ct0", netip.MustParseAddr("10.1.1.2"))), d.remove(7))
+		hop := hopTo("ct0", netip.MustParseAddr("10.1.1.2"))
+		if hop.NextHop6 = netip.MustParseAddr("fd00:1:1::2"); d.set(7, hop) == nil {
+			t.Error("an IPv6 route that is not to be had is no error")
+		}
+		if got := table(unix.AF_INET6); got != "::/0 refused" {
+			t.Errorf("IPv6 without its route: %s, want refused", got)
+		}
+		if err := netlink.RuleDel(directRule(unix.AF_INET6, directTable(7))); err != nil {
+			t.Errorf("the rule of a table without its route: %v", err)
+		}
+		must(t, os.WriteFile("/proc/sys/net/ipv6/conf/all/disable_ipv6", []byte("1"), 0))
+		must(t, d.set(7, hopTo("ct0", netip.MustParseAddr("10.1.1.2"))), d.remove(7))
 		must(t, d.set(7, hopTo("gone0", netip.MustParseAddr("10.1.1.2"))))
+		// A process without direct flows on the same host leaves them alone.
+		k, err := newKernel(slog.New(slog.DiscardHandler), false)
+		must(t, err, k.close())
+		if v4 := table(unix.AF_INET); v4 != "0.0.0.0/0 refused" {
+			t.Errorf("after a process without direct flows: %s", v4)
+		}
 		newDirectRoutes(slog.New(slog.DiscardHandler)) // after a killed process
 		if v4, v6 := table(unix.AF_INET), table(unix.AF_INET6); v4+v6 != "" {
 			t.Errorf("left by another process: %s %s", v4, v6)

@@ -46,7 +46,7 @@ type kernel struct {
 	table *bpf.Paths
 
 	mu     sync.Mutex
-	direct *directRoutes
+	direct *directRoutes // nil: no classifier picks from the table
 	peers  map[string]*kernelPeer
 	ids    [bpf.MaxPaths + 1]bool // in use
 	groups [bpf.MaxGroups]bool
@@ -70,13 +70,17 @@ type kernelPath struct {
 	unrouted bool
 }
 
-// newKernel makes an empty table.
-func newKernel(log *slog.Logger) (*kernel, error) {
+// newKernel makes an empty table. picked says that there are direct flows, so that the host may have to route them.
+func newKernel(log *slog.Logger, picked bool) (*kernel, error) {
 	t, err := bpf.NewPaths()
 	if err != nil {
 		return nil, err
 	}
-	return &kernel{log: log, table: t, direct: newDirectRoutes(log), peers: map[string]*kernelPeer{}}, nil
+	k := &kernel{log: log, table: t, peers: map[string]*kernelPeer{}}
+	if picked {
+		k.direct = newDirectRoutes(log)
+	}
+	return k, nil
 }
 
 func (k *kernel) close() error {
@@ -211,7 +215,7 @@ func (k *kernel) decided(now time.Duration, peer string, paths []watchedPath, up
 		u := uplinks[w.uplink]
 		if kp.looked == 0 || now-kp.looked >= hopEvery {
 			kp.looked, kp.hop = now, hopTo(u.Interface, w.remote.Addr())
-			if u.Direct == config.DirectRoute {
+			if u.Direct == config.DirectRoute && k.direct != nil {
 				k.route(kp, u)
 			}
 		}

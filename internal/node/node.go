@@ -107,13 +107,13 @@ func Start(ctx context.Context, cfg *config.NodeConfig, opts Options) (_ *Node, 
 		}
 	}
 	if len(cfg.LAN) > 0 && !opts.NoCapture {
-		if n.kernel, err = newKernel(opts.Log); err != nil {
+		if n.kernel, err = newKernel(opts.Log, true); err != nil {
 			return nil, explainCapture(fmt.Errorf("start transparent capture: %w", err))
 		}
 	}
 	if own {
 		if n.kernel == nil {
-			n.kernel, _ = newKernel(opts.Log) // startCarriers says why not
+			n.kernel, _ = newKernel(opts.Log, false) // startCarriers says why not
 		}
 		if n.carriers, n.lost, err = startCarriers(cfg, n.kernel, opts.Log); err != nil {
 			return nil, err

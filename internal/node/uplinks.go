@@ -146,7 +146,7 @@ func (n *Node) checkUplink(w *uplinkWatch, ifc net.Interface, there bool) {
 		}
 		return
 	}
-	if a := w.cfg.Address.Addr(); a.IsValid() && !hasAddress(&ifc, a) {
+	if a := w.cfg.Address.Addr(); a.IsValid() && !hasAddress(a) {
 		if w.set("interface " + w.cfg.Interface + " has lost address " + a.String()) {
 			log.Warn("interface has lost the uplink's address; the uplink's paths are down until it is back", "address", a,
 				"hint", fmt.Sprintf("ip address add %s/... dev %s, or change the document and restart", a, w.cfg.Interface))
@@ -158,9 +158,10 @@ func (n *Node) checkUplink(w *uplinkWatch, ifc net.Interface, there bool) {
 	}
 }
 
-// hasAddress tells whether an interface has an address, as far as the system tells.
-func hasAddress(ifc *net.Interface, a netip.Addr) bool {
-	addrs, err := ifc.Addrs()
+// hasAddress tells whether an address is the host's, as far as the system tells. On which interface does not matter: one on
+// loopback serves its uplink too.
+func hasAddress(a netip.Addr) bool {
+	addrs, err := net.InterfaceAddrs()
 	return err != nil || slices.ContainsFunc(addrs, func(have net.Addr) bool {
 		n, ok := have.(*net.IPNet)
 		if !ok {

@@ -92,8 +92,8 @@ func (s *Session) setShelter(l *Lane) {
 // fecHold is how long a packet that a path lost waits for its repairs before it is sent again.
 func (s *Session) fecHold(t *laneTx, p *pathTx) time.Duration {
 	switch {
-	case t.enc == nil || t.shelter > 0:
-		return 0 // sheltered lanes want the packet back soonest, by whatever way
+	case t.enc == nil || t.shelter > 0 || !p.usable():
+		return 0 // sheltered lanes want the packet back soonest, by whatever way; of a path gone silent nothing is to come
 	case t.class == Bulk:
 		return s.startHold(p)
 	}

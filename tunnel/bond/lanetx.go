@@ -63,7 +63,7 @@ type laneTx struct {
 	shelter   float64         // least repair ratio now; see setShelter
 	start     float64         // the same for the first packets after a pause
 	least     int             // length of the packets it is for
-	uncovered int             // source packets since the last repair
+	uncovered int             // source packets since the last tail
 	tailFrom  stamp           // when the newest source packet went; 0: the tail is covered
 	tailDue   int             // repairs of the tail still to send
 	tailLen   int             // packets they cover

@@ -154,3 +154,30 @@ func TestTailRepairs(t *testing.T) {
 		}
 	})
 }
+
+// TestTailGoesOn: packets that come before the repairs of the tail before them could go do not cost it these.
+func TestTailGoesOn(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s, l, now, at := startRig(t, 2, Interactive)
+		l.sendAt(t, now, at, 3)
+		at += us(tailAfter)
+		for _, p := range s.b.paths {
+			p.nextFree = at + us(10*time.Millisecond)
+		}
+		if ok, _ := s.sendRepair(now, at, l); ok || l.tx.tailDue == 0 {
+			t.Fatalf("sent %v, %d repairs due", ok, l.tx.tailDue)
+		}
+		l.sendAt(t, now, at, 1)
+		at += us(tailAfter)
+		for _, p := range s.b.paths {
+			p.nextFree = 0
+		}
+		if ok, _ := s.sendRepair(now, at, l); !ok {
+			t.Fatal("no repair")
+		}
+		h, _ := parseHeader(append(s.b.out.bufs[0], make([]byte, tagSize)...))
+		if int(h.aux)+1 != 4 || h.laneSeq != 0 {
+			t.Errorf("the repair covers %d packets from %d, want all 4", h.aux+1, h.laneSeq)
+		}
+	})
+}

@@ -154,3 +154,23 @@ func TestHeldLosses(t *testing.T) {
 		}
 	})
 }
+
+// TestStartLeavesNothing: the repair of one start leaves nothing to do for the next one.
+func TestStartLeavesNothing(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		_, l, now, at := startRig(t, 2, Bulk)
+		l.sendAt(t, now, at, 50)
+		if l.tx.uncovered != 50 || l.tx.tailFrom == 0 {
+			t.Fatalf("%d packets to repair, tail from %d", l.tx.uncovered, l.tx.tailFrom)
+		}
+		at += us(startRepair - 100*time.Millisecond)
+		l.sendAt(t, now, at, 1)
+		at += us(200 * time.Millisecond)
+		l.sendAt(t, now, at, 1) // the start is over
+		at += us(activeFor) + 1
+		l.sendAt(t, now, at, 1)
+		if l.tx.uncovered != 1 || l.tx.debt != startMost {
+			t.Errorf("a train of 1 counts %d packets and owes %v repairs", l.tx.uncovered, l.tx.debt)
+		}
+	})
+}

@@ -65,7 +65,7 @@ type laneRx struct {
 	commonAt  stamp
 	haveDelay bool
 	toldStart bool            // the newest packet was one of the peer's first after a pause
-	start     bool            // and the lane was not young when they began
+	start     bool            // and the lane was not young when their data began
 	small     int             // packets under fullSize in a row
 	lastAt    stamp           // newest packet
 	active    [maxPaths]stamp // newest packet of the lane by path

@@ -79,6 +79,36 @@ func TestStart(t *testing.T) {
 	})
 }
 
+// TestStartAfterYouth: keep-alives of a lane that was young when they began let its next flow begin with a short delay all
+// the same; what is on its way when the youth ends keeps its delay.
+func TestStartAfterYouth(t *testing.T) {
+	second := us(time.Second)
+	for _, tt := range []struct {
+		name string
+		size int
+		step stamp
+		want bool
+	}{
+		{"keep-alives", 40, 5 * second, true},
+		{"data", 1200, second / 10, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			l := newLaneRx(laneID(Bulk, 0), Bulk)
+			at := second
+			for ; at < us(youngFor)+4*second; at += tt.step {
+				l.onStart(at, l.high, true)
+				l.source(at, l.high, make([]byte, tt.size), at)
+			}
+			if l.onStart(at, l.high, true); l.start != tt.want || l.young {
+				t.Errorf("start %v, young %v, want %v and false", l.start, l.young, tt.want)
+			}
+			if l.onStart(at, l.high, false); l.start || l.toldStart {
+				t.Error("still starting after a packet that says otherwise")
+			}
+		})
+	}
+}
+
 // startRig is a session of so many paths that are up, each 10 ms later than the one before, with a lane of the class that
 // has seen loss.
 func startRig(t *testing.T, paths int, c Class) (s *Session, l *Lane, now time.Time, at stamp) {

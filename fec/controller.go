@@ -14,8 +14,8 @@ type Limits struct {
 	Tail float64
 }
 
-// Limits by class of lane. BulkLimits are for bulk that cannot wait for a repetition; the bond's bulk lanes can, and take no
-// FEC (ARCHITECTURE, Decisions).
+// Limits by class of lane. BulkLimits are for bulk that cannot wait for a repetition; the bond's bulk lanes can, and take FEC
+// only while they begin (ARCHITECTURE, Decisions).
 var (
 	BulkLimits        = Limits{Max: 0.08, Target: 0.005}
 	InteractiveLimits = Limits{Max: 0.20, Target: 0.001}

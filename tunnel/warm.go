@@ -25,9 +25,9 @@ const (
 	warmTime     = 8 * time.Second
 	warmBytes    = 96 << 20
 	warmAttempts = 6
-	// warmBudget is for how long a session's lanes may be filled, all together: as often as lanes are replaced that do not
-	// warm on a bad link, and at most warmBudget at once. It comes back by warmShare of the time. An idle bond whose lanes
-	// stay warm fills none.
+	// warmBudget is for how long a session's lanes may be filled, all together: on a bad link lanes that do not warm are
+	// replaced, and filled, again and again. It comes back at a warmShare-th of the time. An idle bond whose lanes stay warm
+	// fills none.
 	warmBudget = 2 * time.Minute
 	warmShare  = 200
 	// warmGrowth in stuntedAfter is the least growth of a window in slow start, also while the lane below trains QUIC to

@@ -16,7 +16,7 @@ const (
 
 	// A direction of a lane that has received leanAfter packets in a row under fullSize, or none for activeFor, carries
 	// QUIC's acknowledgements and window updates at the most, for which loss and order do not matter: its common delay is
-	// short, and QUIC's round trip with it. The first packet of data brings the full one back.
+	// short, and QUIC's round trip with it. Data brings the full one back, at once or startRepair later.
 	fullSize  = 600
 	leanAfter = 200
 

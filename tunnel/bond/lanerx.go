@@ -61,11 +61,11 @@ type laneRx struct {
 	holdSince stamp // start of the hold
 	held      bool  // for holdAtMost, in vain: the line goes on until less is missing
 
-	common    int64 // common delay of an equalised lane, µs against the clock offset; 0 with !haveCommon
+	common    int64 // common delay of an equalised lane, µs against the clock offset; to be found anew with !haveDelay
 	commonAt  stamp
 	haveDelay bool
 	toldStart bool            // the newest packet was one of the peer's first after a pause
-	start     bool            // and the lane was not young when they began
+	start     bool            // and the lane was not young when their data began
 	small     int             // packets under fullSize in a row
 	lastAt    stamp           // newest packet
 	active    [maxPaths]stamp // newest packet of the lane by path

@@ -62,8 +62,8 @@ type laneTx struct {
 	debt      float64         // repairs owed
 	shelter   float64         // least repair ratio now; see setShelter
 	start     float64         // the same for the first packets after a pause
-	least     int             // length of the packets it is for
-	uncovered int             // source packets since the last repair
+	least     int             // length of the packets that shelter is for
+	uncovered int             // source packets since the last tail
 	tailFrom  stamp           // when the newest source packet went; 0: the tail is covered
 	tailDue   int             // repairs of the tail still to send
 	tailLen   int             // packets they cover
@@ -86,7 +86,7 @@ func newLaneTx(id uint8, class Class) *laneTx {
 }
 
 // fecLimits holds the repair overhead a class may spend (DESIGN section 6). Bulk has time for repetitions, which cost only
-// what was lost: it takes repair for shelter alone (see setShelter).
+// what was lost: it takes repair for shelter alone (see setShelter), and after a pause (see startRepair).
 var fecLimits = [...]fec.Limits{
 	Realtime:    fec.RealtimeLimits,
 	Interactive: fec.InteractiveLimits,

@@ -154,3 +154,68 @@ func TestTailRepairs(t *testing.T) {
 		}
 	})
 }
+
+// TestRepairWaits: a repair waits for the pacer of the earliest path rather than go over one that is later by more than
+// half a round trip: a repetition would be there as soon.
+func TestRepairWaits(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s, l, _, at := startRig(t, 2, Interactive)
+		for _, tt := range []struct {
+			later, busy time.Duration
+			last        uint8 // path of the source packet
+			want        int   // path; -1: waits
+		}{
+			{80 * time.Millisecond, 0, 1, 0},
+			{80 * time.Millisecond, 2 * time.Millisecond, 1, -1},
+			{20 * time.Millisecond, 2 * time.Millisecond, 1, 1},
+			{80 * time.Millisecond, 60 * time.Millisecond, 1, 1},
+			{10 * time.Millisecond, 0, 0, 1}, // another than the source's
+		} {
+			first, second := s.b.paths[0], s.b.paths[1]
+			first.rtt = 100 * time.Millisecond
+			if tt.last == 0 {
+				first.rtt = 10 * time.Millisecond
+			}
+			first.nextFree, first.owdRel = 0, 0
+			if tt.busy > 0 {
+				first.nextFree = at + us(tt.busy)
+			}
+			second.nextFree, second.owdRel = 0, int64(us(tt.later))
+			l.tx.lastPath = tt.last
+			p, wait := s.pickRepair(at, l.tx, 1000)
+			switch {
+			case tt.want >= 0 && (p == nil || int(p.id) != tt.want):
+				t.Errorf("%+v: another path, or none", tt)
+			case tt.want < 0 && (p != nil || wait != first.nextFree):
+				t.Errorf("%+v: wait %v, path %v", tt, wait-at, p != nil)
+			}
+		}
+	})
+}
+
+// TestTailGoesOn: packets that come before the repairs of the tail before them could go do not cost it these.
+func TestTailGoesOn(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s, l, now, at := startRig(t, 2, Interactive)
+		l.sendAt(t, now, at, 3)
+		at += us(tailAfter)
+		for _, p := range s.b.paths {
+			p.nextFree = at + us(10*time.Millisecond)
+		}
+		if ok, _ := s.sendRepair(now, at, l); ok || l.tx.tailDue == 0 {
+			t.Fatalf("sent %v, %d repairs due", ok, l.tx.tailDue)
+		}
+		l.sendAt(t, now, at, 1)
+		at += us(tailAfter)
+		for _, p := range s.b.paths {
+			p.nextFree = 0
+		}
+		if ok, _ := s.sendRepair(now, at, l); !ok {
+			t.Fatal("no repair")
+		}
+		h, _ := parseHeader(append(s.b.out.bufs[0], make([]byte, tagSize)...))
+		if int(h.aux)+1 != 4 || h.laneSeq != 0 {
+			t.Errorf("the repair covers %d packets from %d, want all 4", h.aux+1, h.laneSeq)
+		}
+	})
+}

@@ -30,8 +30,8 @@ type mtuSearch struct {
 type mtuStep uint8
 
 // A search tries the uplink's size twice, with two probes each time, then all sizes at once, twice. A size that was proven is
-// confirmed from time to time with one probe, and then with three; if that fails, what else arrived meanwhile holds, and the search goes straight
-// to all larger sizes.
+// confirmed from time to time with one probe, and then with three; if that fails, what else arrived meanwhile holds, and the
+// search goes straight to all larger sizes.
 const (
 	mtuIdle mtuStep = iota
 	mtuConfirm

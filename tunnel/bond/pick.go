@@ -67,15 +67,20 @@ func (s *Session) pick(at stamp, c Class, how pickMode, n int, avoid uint8) (*pa
 }
 
 // pickRepair chooses the path for a lane's next repair, of n bytes: as for a repetition, but each one that a path carries
-// makes it count as later for the next, so that they spread. A burst of loss on one path, which may well be the one of the packets
-// they protect, must not take them all.
+// makes it count as later for the next, so that they spread. A burst of loss on one path, which may well be the one of the
+// packets they protect, must not take them all. It passes over a path whose pacer is not free, unless the others are later
+// by more than half a round trip.
 func (s *Session) pickRepair(at stamp, t *laneTx, n int) (*pathTx, stamp) {
 	allowed := s.allowedPaths(t.class)
-	var best *pathTx
-	var bestScore, wait stamp
+	var best, first *pathTx
+	var bestScore, bestAt, firstAt, wait stamp
 	for _, p := range s.b.paths {
 		if allowed>>p.id&1 == 0 || !s.hasRoom(p, n) || t.class == Bulk && s.leftOut(p) {
 			continue
+		}
+		there := s.arrival(at, p, n, true)
+		if first == nil || there < firstAt {
+			first, firstAt = p, there
 		}
 		if p.nextFree > at {
 			if wait == 0 || p.nextFree < wait {
@@ -83,15 +88,21 @@ func (s *Session) pickRepair(at stamp, t *laneTx, n int) (*pathTx, stamp) {
 			}
 			continue
 		}
-		score := s.arrival(at, p, n, true) + t.repaired[p.id]
+		score := there + t.repaired[p.id]
 		if p.id == t.lastPath {
 			score += us(avoidLater)
 		}
 		if best == nil || score < bestScore {
-			best, bestScore = p, score
+			best, bestScore, bestAt = p, score, there
 		}
 	}
-	return best, wait
+	if best != nil && first.nextFree > at && bestAt-firstAt > us(first.rtt/2) {
+		best = nil
+	}
+	if best == nil {
+		return nil, wait
+	}
+	return best, 0
 }
 
 // other is the path but those used on which a copy of a packet of the class arrives first. It may go a little into the

@@ -18,6 +18,7 @@ func (t *laneTx) onSource(at stamp, seq uint64, payload []byte, path uint8) {
 	}
 	if t.class == Bulk && ratio == 0 && !(begun && t.start > 0) {
 		t.enc = nil // no copy of each packet for nothing
+		t.uncovered, t.debt, t.tailFrom, t.tailDue = 0, 0, 0, 0
 		return
 	}
 	if t.enc == nil {
@@ -28,12 +29,14 @@ func (t *laneTx) onSource(at stamp, seq uint64, payload []byte, path uint8) {
 		ratio = t.ctl.Ratio()
 	}
 	t.debt += ratio
+	if t.tailDue > 0 { // the train before it has not had all its repairs: it goes on
+		t.uncovered, t.tailDue, t.tailFrom = t.tailLen, 0, at
+	}
 	if t.uncovered == 0 {
 		clear(t.repaired[:])
 	}
 	t.uncovered++
 	t.lastPath = path
-	t.tailDue = 0
 	if t.class != Bulk || t.shelter > 0 || starts {
 		t.tailFrom = at
 	}
@@ -92,8 +95,8 @@ func (s *Session) setShelter(l *Lane) {
 // fecHold is how long a packet that a path lost waits for its repairs before it is sent again.
 func (s *Session) fecHold(t *laneTx, p *pathTx) time.Duration {
 	switch {
-	case t.enc == nil || t.shelter > 0:
-		return 0 // sheltered lanes want the packet back soonest, by whatever way
+	case t.enc == nil || t.shelter > 0 || !p.usable():
+		return 0 // sheltered lanes want the packet back soonest, by whatever way; of a path gone silent nothing is to come
 	case t.class == Bulk:
 		return s.startHold(p)
 	}

@@ -338,8 +338,12 @@ func (s *Session) retransmit(l *Lane, seq uint64) {
 
 // runDeferred retransmits what FEC did not repair in time. Called with mu held.
 func (s *Session) runDeferred(at stamp) {
-	for s.deferred.len() > 0 && s.deferred.front().due <= at {
+	for range s.deferred.len() {
 		d := s.deferred.pop()
+		if d.due > at { // those behind it may be due: some wait longer than others
+			s.deferred.push(d)
+			continue
+		}
 		if l := s.lanes[d.ref.lane]; l != nil {
 			if o := l.tx.entry(d.ref.seq); o != nil && o.buf != nil && o.path == d.ref.path && o.pseq == d.ref.pseq {
 				s.retransmit(l, d.ref.seq)

@@ -69,12 +69,15 @@ func (s *Session) firstTwice(now time.Time, at stamp, l *Lane, seq uint64, o *ou
 // onStart notes whether a new packet is one of the peer's first ones after a pause, and tells whether the common delay is to
 // be found anew for it. While a lane is young its delay only grows: QUIC's slow start would end otherwise.
 func (l *laneRx) onStart(now stamp, seq uint64, starts bool) bool {
-	if l.class != Bulk || seq < l.high || starts == l.toldStart {
+	if l.class != Bulk || seq < l.high || starts && l.start || !starts && !l.toldStart {
 		return false
 	}
 	l.age(now)
 	was := l.start
-	l.toldStart, l.start = starts, starts && !l.young
+	if !starts || !l.toldStart || l.lean(now) { // else data is on its way, since the lane was young
+		l.start = starts && !l.young
+	}
+	l.toldStart = starts
 	if l.start == was {
 		return false
 	}

@@ -12,8 +12,8 @@ import (
 //	ver|kind  path    bond id  path seq  send time  lane  aux  lane seq   body...   tag (12)
 //
 // Path and lane sequence numbers are the low 24 bits, the send time (microseconds of the sender's clock) the low 32; the
-// receiver extends them. aux and lane seq mean: source: auxAgain for a repetition or auxStart, the packet's number; repair: symbols
-// covered minus one, the first of them; report: 0, the report's number; open: the upper 8 bits of its own number, 0;
+// receiver extends them. aux and lane seq mean: source: auxAgain for a repetition or auxStart, the packet's number; repair:
+// symbols covered minus one, the first of them; report: 0, the report's number; open: the upper 8 bits of its own number, 0;
 // otherwise 0. Source, probe and padding tell by auxFilling that the sender makes a queue on the path.
 //
 // Each byte here is one less of payload in every packet. 24 bits of a number are five hundred windows; a tag of 96 bits is

@@ -1,0 +1,101 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/landbridge/landbridge/internal/admin"
+)
+
+// TestInterfaces: a carrier's interface goes and comes back, and so does the LAN's.
+func TestInterfaces(t *testing.T) {
+	t.Parallel()
+	m := newMachines(t)
+	m.serve("origin", "10.20.0.2:80", echo)
+	sha := m.gateway("sha")
+	m.gateway("fra")
+	m.works(testTimeout, "client", "10.20.0.2:80")
+	flow, err := m.dial("client", "10.20.0.2:80")
+	must(t, err, turn(flow))
+	path := func(name string) admin.Path {
+		st, err := admin.Fetch(t.Context(), m.file("sha.sock"))
+		must(t, err)
+		for _, p := range st.Peers[0].Paths {
+			if p.Name == name {
+				return p
+			}
+		}
+		t.Fatalf("no path %s in %+v", name, st.Peers[0].Paths)
+		return admin.Path{}
+	}
+	for _, l := range []struct {
+		link
+		path string
+	}{{linkCT, "ct-ct"}, {linkCU, "cu-cu"}} {
+		m.cut(l.link)
+		must(t, turn(flow)) // over the other carrier
+		sha.log.waitFor(t, "level=WARN", "interface is gone", "interface="+l.aDev)
+		eventually(t, testTimeout, func() error {
+			if p := path(l.path); p.State == admin.PathUp || p.Note != "interface "+l.aDev+" is gone" {
+				return fmt.Errorf("path %s is %s, note %q", p.Name, p.State, p.Note)
+			}
+			return nil
+		})
+		m.connect(l.link)
+		sha.log.waitFor(t, "interface is back", "interface="+l.aDev)
+		eventually(t, testTimeout, func() error {
+			if p := path(l.path); p.State != admin.PathUp || p.Note != "" {
+				return fmt.Errorf("path %s is %s, note %q", p.Name, p.State, p.Note)
+			}
+			return nil
+		})
+		must(t, turn(flow))
+	}
+	// One that flaps, and one whose address is taken away: said once each, and back by itself.
+	address := func(change func(netlink.Link, *netlink.Addr) error) {
+		m.in("sha", func() error {
+			nic, err := netlink.LinkByName("ct0")
+			if err != nil {
+				return err
+			}
+			a, err := netlink.ParseAddr("10.1.1.1/24")
+			return errors.Join(err, change(nic, a))
+		})
+	}
+	for _, c := range []struct {
+		name, note, warned string
+		do, undo           func()
+	}{
+		{"down", "interface ct0 is down", "interface is down", func() { m.setDown("sha", "ct0", true) }, func() { m.setDown("sha", "ct0", false) }},
+		{"address", "interface ct0 has lost address 10.1.1.1", "interface has lost the uplink's address", func() { address(netlink.AddrDel) }, func() { address(netlink.AddrAdd) }},
+	} {
+		c.do()
+		must(t, turn(flow))
+		sha.log.waitFor(t, "level=WARN", c.warned, "interface=ct0")
+		eventually(t, testTimeout, func() error {
+			if p := path("ct-ct"); p.State == admin.PathUp || p.Note != c.note {
+				return fmt.Errorf("%s: path %s is %s, note %q", c.name, p.Name, p.State, p.Note)
+			}
+			return nil
+		})
+		c.undo()
+		eventually(t, testTimeout, func() error {
+			if p := path("ct-ct"); p.State != admin.PathUp || p.Note != "" {
+				return fmt.Errorf("%s: path %s is %s, note %q", c.name, p.Name, p.State, p.Note)
+			}
+			return nil
+		})
+		must(t, turn(flow))
+		if n := len(sha.log.lines("level=WARN", c.warned, "interface=ct0")); n != 1 {
+			t.Errorf("%s: %d warnings, want one", c.name, n)
+		}
+	}
+	flow.Close()
+	m.cut(linkClient)
+	sha.log.waitFor(t, "interface is gone, not capturing there", "interface=lan0")
+	m.connect(linkClient)
+	m.works(testTimeout, "client", "10.20.0.2:80")
+}

@@ -7,7 +7,6 @@ import (
 	"os"
 	"testing"
 	"time"
-
 )
 
 // TestReplies: an answer is taken once, from the right reflector, with the right

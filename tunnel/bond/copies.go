@@ -57,8 +57,12 @@ func (s *Session) copy(now time.Time, at stamp, p *pathTx, l *Lane, seq uint64, 
 
 // runCopies sends the second copies that had only one path to go on. Called with mu held.
 func (s *Session) runCopies(now time.Time, at stamp) {
-	for s.copies.len() > 0 && s.copies.front().due <= at && s.b.out.room() {
+	for range s.copies.len() {
 		d := s.copies.pop()
+		if d.due > at || !s.b.out.room() { // those behind it may be due
+			s.copies.push(d)
+			continue
+		}
 		p, l := s.b.paths[d.ref.path], s.lanes[d.ref.lane]
 		if l == nil || !p.usable() || p.full() {
 			continue

@@ -219,3 +219,24 @@ func TestTailGoesOn(t *testing.T) {
 		}
 	})
 }
+
+// TestCopiesInTime: with one path, the copies of a repetition come when they are due, whatever waits of the one before it.
+func TestCopiesInTime(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s, l, now, at := startRig(t, 1, Interactive)
+		p := s.b.paths[0]
+		p.lossShort = 0.3
+		for i := range 2 {
+			seq := l.sendAt(t, now, at, 1)
+			s.sendCopies(now, at+us(time.Duration(i)*time.Millisecond), l, seq, l.tx.entry(seq), p)
+		}
+		for _, tt := range []struct {
+			after time.Duration
+			sent  int
+		}{{copyAfter, 1}, {copyAfter + time.Millisecond, 2}, {2 * copyAfter, 3}, {time.Second, 6}} {
+			if s.runCopies(now, at+us(tt.after)); s.b.out.n != tt.sent {
+				t.Errorf("after %v: %d copies were sent, want %d", tt.after, s.b.out.n, tt.sent)
+			}
+		}
+	})
+}

@@ -16,6 +16,10 @@ const (
 	// warmUp is the time after the first choice in which little is known of any path, and moves from or to one that the
 	// bond fills count as no flaps: lanes are cold, and it looks for one path's rate after the other's.
 	warmUp = time.Minute
+	// firstClaim is the part of the usual margin and doubt that keeps the first choice in that time. With 0.5, for later
+	// choices too, five of a hundred simulated ten minutes of 5 % noise on equal paths had a third move, now six of two
+	// hundred, with 1 two; with 0.8 calls of the scenario typical stayed on the second best path.
+	firstClaim = 0.6
 	// maxFlaps bounds the doubling: 10 s become 10 minutes.
 	maxFlaps = 6
 )
@@ -194,15 +198,15 @@ func (c *Choice) move(now time.Duration, states []PathState, own *PathState, bes
 		return WhyNone, 0, 0
 	}
 	// What is in use gets the benefit of the doubt, and the others bear the burden of proof; in a brownout the change is
-	// what was proved, and half the margin will do. In the first minute half of all that does: the first choice is merely
+	// what was proved, and half the margin will do. In the first minute the first choice has less of all that: it is merely
 	// the path that answered first.
 	brownout := own.State == StateBrownout && p.LeaveBrownout
 	mine, theirs, part := kindly, severely, 1.0
 	switch {
 	case brownout:
 		mine, theirs, part = fairly, fairly, 0.5
-	case now-c.Began < warmUp:
-		mine, theirs, part = 0.5*kindly, 0.5*severely, 0.5
+	case now-c.Began < warmUp && c.Since == c.Began:
+		mine, theirs, part = firstClaim*kindly, firstClaim*severely, firstClaim
 	}
 	stay := v.cost(c.Class, own, mine)
 	to = best

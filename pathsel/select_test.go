@@ -51,7 +51,7 @@ func TestSelect(t *testing.T) {
 	young := func(p uint8) *Decision {
 		d := on(p, long)
 		for i := range d.Classes {
-			d.Classes[i].Began = now - warmUp + ms
+			d.Classes[i].Began, d.Classes[i].Since = now-warmUp+ms, now-warmUp+ms
 		}
 		return d
 	}
@@ -88,8 +88,8 @@ func TestSelect(t *testing.T) {
 		{"better by less than 10 ms", Interactive, on(0, long), []PathState{path(0, StateUp, 60*ms, 0), path(1, StateUp, 51*ms, 0)}, "ab", "a", WhyBetter},
 		{"better by less than 10 %", Interactive, on(0, long), []PathState{path(0, StateUp, 300*ms, 0), path(1, StateUp, 275*ms, 0)}, "ab", "a", WhyBetter},
 		{"better by less than the noise", Realtime, on(0, long), []PathState{path(0, StateUp, 100*ms, 0.05), path(1, StateUp, 100*ms, 0.035)}, "ab", "a", WhyBetter},
-		{"better by half the margin", Realtime, on(0, long), []PathState{path(0, StateUp, 100*ms, 0.02), path(1, StateUp, 100*ms, 0.009)}, "ab", "a", WhyBetter},
-		{"better by half the margin, in the first minute", Realtime, young(0), []PathState{path(0, StateUp, 100*ms, 0.02), path(1, StateUp, 100*ms, 0.009)}, "ba", "b", WhyBetter},
+		{"better by two thirds of the margin", Realtime, on(0, long), []PathState{path(0, StateUp, 100*ms, 0.02), path(1, StateUp, 100*ms, 0.007)}, "ab", "a", WhyBetter},
+		{"better by two thirds of the margin, in the first minute", Realtime, young(0), []PathState{path(0, StateUp, 100*ms, 0.02), path(1, StateUp, 100*ms, 0.007)}, "ba", "b", WhyBetter},
 		{"better by less than the noise, in the first minute", Realtime, young(0), []PathState{path(0, StateUp, 100*ms, 0.02), path(1, StateUp, 100*ms, 0.016)}, "ab", "a", WhyBetter},
 		{"better, in the dwell", Interactive, on(0, now-9*time.Second), []PathState{path(0, StateUp, 100*ms, 0), path(1, StateUp, 70*ms, 0)}, "ab", "a", WhyBetter},
 		{"down, in the dwell", Interactive, on(0, now-ms), []PathState{path(0, StateDown, 100*ms, 0), path(1, StateUp, 200*ms, 0)}, "b", "b", WhyFailed},

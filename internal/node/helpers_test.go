@@ -18,6 +18,7 @@ import (
 
 	"github.com/landbridge/landbridge/internal/config"
 	"github.com/landbridge/landbridge/internal/identity"
+	"github.com/landbridge/landbridge/internal/testport"
 	"github.com/landbridge/landbridge/tunnel"
 )
 
@@ -98,14 +99,11 @@ func (l *logBook) waitFor(t testing.TB, parts ...string) string {
 	return l.lines(parts...)[0]
 }
 
-// udpPorts finds ports of loopback that nobody uses.
-func udpPorts(t testing.TB, n int) (out []int) {
+// takePorts returns ports of loopback that nobody has, for nodes with the two after each.
+func takePorts(t testing.TB, n int) (out []int) {
 	t.Helper()
 	for range n {
-		c, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-		must(t, err)
-		defer c.Close()
-		out = append(out, c.LocalAddr().(*net.UDPAddr).Port)
+		out = append(out, testport.Take(t))
 	}
 	return out
 }

@@ -28,7 +28,7 @@ func TestStartOrder(t *testing.T) {
 	o := serve(t, echo)
 	for _, order := range [][]string{{"sha", "fra"}, {"fra", "sha"}} {
 		t.Run(strings.Join(order, " "), func(t *testing.T) {
-			fleet := fleetOf(udpPorts(t, 4), acme)
+			fleet := fleetOf(takePorts(t, 4), acme)
 			keys := map[string]Options{"sha": {Key: keySHA}, "fra": {Key: keyFRA, Dial: o.dial}}
 			nodes := map[string]*Node{}
 			for i, name := range order {
@@ -56,7 +56,7 @@ func TestStartOrder(t *testing.T) {
 // twoGateways are sha and fra, with the origin behind fra.
 func twoGateways(t testing.TB, o *origin, tenants string) (sha, fra *Node, ports []int, book *logBook) {
 	t.Helper()
-	ports = udpPorts(t, 4)
+	ports = takePorts(t, 4)
 	fleet := fleetOf(ports, tenants)
 	fra, book = startNode(t, nodeConfig(t, fleet, "fra"), Options{Key: keyFRA, Dial: o.dial})
 	sha, _ = startNode(t, nodeConfig(t, fleet, "sha"), Options{Key: keySHA})
@@ -86,9 +86,8 @@ func TestLeaks(t *testing.T) {
 		}
 		return o.dial(ctx, src, dst)
 	}
+	fleet := fleetOf(takePorts(t, 4), acme) // which are held
 	goroutines, files := runtime.NumGoroutine(), descriptors(t)
-	ports := udpPorts(t, 4)
-	fleet := fleetOf(ports, acme)
 	fra, err := Start(context.Background(), nodeConfig(t, fleet, "fra"), Options{Role: RoleGateway, Key: keyFRA, NoCapture: true, Dial: refused, Log: (&logBook{}).logger()})
 	must(t, err)
 	defer fra.Close()
@@ -177,7 +176,7 @@ func TestRefusedDial(t *testing.T) {
 		{"unreachable", &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", syscall.EHOSTUNREACH)}, "no route to host"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			fleet := fleetOf(udpPorts(t, 4), acme)
+			fleet := fleetOf(takePorts(t, 4), acme)
 			_, book := startNode(t, nodeConfig(t, fleet, "fra"), Options{Key: keyFRA,
 				Dial: func(context.Context, netip.AddrPort, netip.AddrPort) (net.Conn, error) { return nil, tc.err }})
 			sha, entry := startNode(t, nodeConfig(t, fleet, "sha"), Options{Key: keySHA})
@@ -303,7 +302,7 @@ func TestCloseBound(t *testing.T) {
 // TestAgent: an agent with proxies only, its site's flows out, and flows to a host of its site in.
 func TestAgent(t *testing.T) {
 	o := serve(t, echo)
-	ports := append(udpPorts(t, 5), tcpPort(t), tcpPort(t))
+	ports := takePorts(t, 7)
 	plant := fmt.Sprintf("      plant: {at: sha, prefixes: [10.11.0.0/24], public_key: %s}\n", keyPlant.Public())
 	access := fmt.Sprintf("    access:\n      acc1: {interface: lo, address: 127.0.0.1:%d}\n    lan: [lan0]\n  fra:", ports[4])
 	fleet := strings.Replace(fleetOf(ports, acme+plant), "    lan: [lan0]\n  fra:", access, 1)
@@ -361,13 +360,6 @@ http_connect: 127.0.0.1:%d
 	})
 }
 
-func tcpPort(t testing.TB) int {
-	ln, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	must(t, err)
-	defer ln.Close()
-	return ln.Addr().(*net.TCPAddr).Port
-}
-
 func dialTCP(t testing.TB, addr string) *net.TCPConn {
 	t.Helper()
 	c, err := net.Dial("tcp4", addr)
@@ -378,7 +370,7 @@ func dialTCP(t testing.TB, addr string) *net.TCPConn {
 
 // TestWrongKey: a peer with another key than configured is told of in the log, once.
 func TestWrongKey(t *testing.T) {
-	fleet := fleetOf(udpPorts(t, 4), acme)
+	fleet := fleetOf(takePorts(t, 4), acme)
 	_, book := startNode(t, nodeConfig(t, fleet, "fra"), Options{Key: keyFRA})
 	wrong := strings.Replace(fleet, keyFRA.Public().String(), keyPlant.Public().String(), 1)
 	sha, _ := startNode(t, nodeConfig(t, wrong, "sha"), Options{Key: keySHA})
@@ -396,7 +388,7 @@ func TestWrongKey(t *testing.T) {
 
 // TestUnreachable: a gateway that does not answer is told of, once.
 func TestUnreachable(t *testing.T) {
-	n, book := startNode(t, nodeConfig(t, fleetOf(udpPorts(t, 4), acme), "sha"), Options{Key: keySHA})
+	n, book := startNode(t, nodeConfig(t, fleetOf(takePorts(t, 4), acme), "sha"), Options{Key: keySHA})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() { defer close(done); n.watchPeers(ctx, time.Millisecond) }()
@@ -410,7 +402,7 @@ func TestUnreachable(t *testing.T) {
 }
 
 func TestPortInUse(t *testing.T) {
-	ports := udpPorts(t, 4)
+	ports := takePorts(t, 4)
 	c, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: ports[0]})
 	must(t, err)
 	defer c.Close()

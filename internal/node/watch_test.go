@@ -59,7 +59,7 @@ func waitStates(t *testing.T, n *Node, peer string, within time.Duration, want m
 // under new keys.
 func TestWatch(t *testing.T) {
 	t.Parallel()
-	fleet := fleetOf(udpPorts(t, 4), acme)
+	fleet := fleetOf(takePorts(t, 4), acme)
 	var dark atomic.Bool
 	listen := func(u config.NodeUplink, port uint16) (probe.Conn, error) {
 		c, err := listenProbe(u, port)
@@ -197,7 +197,7 @@ func TestOrder(t *testing.T) {
 func TestRulesInUserSpace(t *testing.T) {
 	t.Parallel()
 	tenants := strings.Replace(acme, "    sites:", "    rules:\n      - {protocol: tcp, ports: 81, action: deny}\n    sites:", 1)
-	fleet := fleetOf(udpPorts(t, 4), tenants)
+	fleet := fleetOf(takePorts(t, 4), tenants)
 	o := serve(t, echo)
 	fra := nodeConfig(t, fleet, "fra")
 	startNode(t, fra, Options{Key: keyFRA, Dial: o.dial})

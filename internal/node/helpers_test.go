@@ -23,7 +23,7 @@ import (
 )
 
 // testTimeout bounds every wait of the tests.
-const testTimeout = 15 * time.Second
+const testTimeout = 30 * time.Second
 
 func testKey(i byte) identity.PrivateKey { return identity.FromSeed([32]byte{i}) }
 
@@ -239,9 +239,11 @@ func open(t testing.TB, n *Node, src, dst string) *net.TCPConn {
 }
 
 // ask sends text and wants it back, with the end.
-func ask(c *net.TCPConn, text string) error {
+func ask(c *net.TCPConn, text string) error { return askWithin(testTimeout, c, text) }
+
+func askWithin(d time.Duration, c *net.TCPConn, text string) error {
 	defer c.Close()
-	if err := c.SetDeadline(time.Now().Add(testTimeout)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(d)); err != nil {
 		return err
 	}
 	if _, err := io.WriteString(c, text); err != nil {

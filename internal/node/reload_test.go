@@ -141,7 +141,7 @@ func TestReloadWhileFlowsDial(t *testing.T) {
 	select {
 	case err := <-done:
 		must(t, err)
-	case <-time.After(5 * time.Second):
+	case <-time.After(testTimeout):
 		buf := make([]byte, 1<<20)
 		panic("reload hangs\n" + string(buf[:runtime.Stack(buf, true)]))
 	}

@@ -83,14 +83,17 @@ func TestWatch(t *testing.T) {
 	}
 	// The bond itself gets through there, so that it stays in use, last.
 	p := sha.watch.all()[0]
-	p.mu.Lock()
-	orders := p.orders
-	p.mu.Unlock()
-	for c := range pathsel.NumClasses {
-		if got := fmt.Sprint(orders[c]); got != "[1 0]" {
-			t.Errorf("%v: the bond was told %s, want [1 0]", pathsel.Class(c), got)
+	eventually(t, testTimeout, func() error {
+		p.mu.Lock()
+		orders := p.orders
+		p.mu.Unlock()
+		for c := range pathsel.NumClasses {
+			if got := fmt.Sprint(orders[c]); got != "[1 0]" {
+				return fmt.Errorf("%v: the bond was told %s, want [1 0]", pathsel.Class(c), got)
+			}
 		}
-	}
+		return nil
+	})
 	dark.Store(false)
 	waitStates(t, sha, "fra", testTimeout, up)
 

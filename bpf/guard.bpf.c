@@ -239,7 +239,8 @@ static __always_inline int judge(const struct flow_key *k)
 	if (!used || !*used)
 		return GUARD_UNWANTED;
 	last = bpf_map_lookup_elem(&outgoing, k);
-	if (last && (k->proto == IPPROTO_TCP || bpf_ktime_get_ns() - *last <= guard_settings.memory))
+	/* Another CPU may have written a later time than our now. */
+	if (last && (k->proto == IPPROTO_TCP || (__s64)(bpf_ktime_get_ns() - *last) <= (__s64)guard_settings.memory))
 		return GUARD_ESTABLISHED;
 	return GUARD_UNWANTED;
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
 )
@@ -181,20 +182,45 @@ func TestGuardEstablished(t *testing.T) {
 	if got := guardVerdict(t, c, datagram(stranger4, here4, junk), GuardEnforce); got != GuardBondStranger {
 		t.Errorf("bond's own: %v", got)
 	}
-	// Old UDP is forgotten, old TCP is not.
+	// Old UDP is forgotten, old TCP is not. The memory is shorter than usual: the machine may not have been up for longer.
+	memory := longAgo()
+	var settings guardGuardSettings
+	must(t, c.guardSettings[0].Get(&settings))
+	if settings.Memory != uint64(outgoingMemory) {
+		t.Errorf("the memory is %v, want %v", time.Duration(settings.Memory), outgoingMemory)
+	}
+	settings.Memory = uint64(memory)
+	must(t, c.guardSettings[0].Set(settings))
 	for _, tt := range []struct {
 		frame []byte
 		key   FlowKey
+		age   time.Duration
 		want  GuardVerdict
 	}{
-		{datagram(dns4, local4, junk), FlowKey{protoUDP, dns4, local4}, GuardUnwanted},
-		{packet(to(stranger4, 80), local4, flagACK), FlowKey{protoTCP, to(stranger4, 80), local4}, GuardEstablished},
+		{datagram(dns4, local4, junk), FlowKey{protoUDP, dns4, local4}, memory + 1, GuardUnwanted},
+		{datagram(dns4, local4, junk), FlowKey{protoUDP, dns4, local4}, 0, GuardEstablished},
+		{datagram(dns4, local4, junk), FlowKey{protoUDP, dns4, local4}, -time.Hour, GuardEstablished}, // by another CPU, since
+		{packet(to(stranger4, 80), local4, flagACK), FlowKey{protoTCP, to(stranger4, 80), local4}, memory + 1, GuardEstablished},
 	} {
 		key := tt.key.kernel()
-		must(t, c.guardOutgoing.Put(&key, uint64(Monotonic()-outgoingMemory-1)))
+		must(t, c.guardOutgoing.Put(&key, uint64(Monotonic()-tt.age)))
 		if got := guardVerdict(t, c, tt.frame, GuardEnforce); got != tt.want {
-			t.Errorf("protocol %d after a while: %v, want %v", tt.key.Protocol, got, tt.want)
+			t.Errorf("protocol %d, age %v: %v, want %v", tt.key.Protocol, tt.age, got, tt.want)
 		}
+	}
+}
+
+// setSlowGuard lets buckets earn in an hour what is to be a second's: nothing while a test runs, however busy the machine.
+func setSlowGuard(t *testing.T, c *Carrier, g Guard) {
+	t.Helper()
+	must(t, c.SetGuard(g))
+	for _, v := range c.guardSettings {
+		var s guardGuardSettings
+		must(t, v.Get(&s))
+		for _, n := range []*uint64{&s.Interval, &s.Burst, &s.TotalInterval, &s.TotalBurst} {
+			*n *= 3600
+		}
+		must(t, v.Set(s))
 	}
 }
 
@@ -202,8 +228,8 @@ func TestGuardEstablished(t *testing.T) {
 func TestGuardRate(t *testing.T) {
 	c := loadTestCarrier(t, CarrierConfig{})
 	g := testGuard(GuardEnforce)
-	g.StrangerRate, g.StrangerBurst = 1, 10 // no packet is earned while the test runs
-	must(t, c.SetGuard(g))
+	g.StrangerRate, g.StrangerBurst = 1, 10
+	setSlowGuard(t, c, g)
 	count := func(n int, frame func(i int) []byte) (passed int) {
 		t.Helper()
 		for i := range n {
@@ -260,7 +286,7 @@ func TestGuardRate(t *testing.T) {
 	if v := guardVerdict(t, c, from4(2)(9), GuardEnforce); v != GuardBond {
 		t.Errorf("new peer: %v", v)
 	}
-	must(t, c.SetGuard(g))
+	setSlowGuard(t, c, g)
 	if v := guardVerdict(t, c, from4(2)(9), GuardEnforce); v != GuardRateLimited {
 		t.Errorf("peer of the past: %v", v)
 	}
@@ -272,15 +298,14 @@ func TestGuardRate(t *testing.T) {
 	}
 }
 
-// TestGuardChanges compares random rules, one set after the other, with a linear
-// search.
 // TestGuardTotal: however many networks they claim to be of, strangers together have one rate, for each thing they may send;
 // peers and what is no stranger's have no part in it, and what one network sends too much takes nothing from the others.
 func TestGuardTotal(t *testing.T) {
 	c := loadTestCarrier(t, CarrierConfig{})
 	g := testGuard(GuardEnforce)
-	g.StrangerRate, g.StrangerBurst, g.TotalRate, g.TotalBurst = 1, 5, 1, 20 // no packet is earned while the test runs
-	must(t, c.SetGuard(g), c.SetReflector(Reflector{Port: stampPort, Plain: true}))
+	g.StrangerRate, g.StrangerBurst, g.TotalRate, g.TotalBurst = 1, 5, 1, 20
+	setSlowGuard(t, c, g)
+	must(t, c.SetReflector(Reflector{Port: stampPort, Plain: true}))
 	source := func(v6 bool, i int) netip.AddrPort {
 		if v6 {
 			return netip.AddrPortFrom(netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, byte(i >> 8), byte(i), 15: 1}), 1)
@@ -348,6 +373,8 @@ func bucketCount(t *testing.T, c *Carrier) (n int) {
 	return n
 }
 
+// TestGuardChanges compares random rules, one set after the other, with a linear
+// search.
 func TestGuardChanges(t *testing.T) {
 	c := loadTestCarrier(t, CarrierConfig{})
 	r := seed(t)

@@ -89,6 +89,9 @@ func pathOf(t testing.TB, c *Classifier, port uint16) PathID {
 	return 0
 }
 
+// longAgo is a unit for ages: a minute, or less on a machine that has not been up for a dozen of them yet.
+func longAgo() time.Duration { return min(time.Minute, Monotonic()/12) }
+
 // TestPick: the first candidate that is alive, without anybody in user space.
 func TestPick(t *testing.T) {
 	c, paths := newPaths(t, ClassifierConfig{})
@@ -106,7 +109,7 @@ func TestPick(t *testing.T) {
 			must(t, paths.Set(id, p))
 		}
 	}
-	const minute = time.Minute
+	minute := longAgo()
 	up := Path{State: PathUp, MaxAge: 10 * minute}
 	port := uint16(1000)
 	for _, tt := range []struct {
@@ -220,8 +223,9 @@ func TestQuiet(t *testing.T) {
 // to go out, unless ours stay unanswered; what we do not ask is not missed.
 func TestPeersProbes(t *testing.T) {
 	c, paths := newPaths(t, ClassifierConfig{})
-	must(t, paths.Set(1, Path{Ifindex: loopback, State: PathUp, MaxAge: time.Minute, Due: 90 * time.Second}), paths.SetCandidates(2, Realtime, []PathID{1}))
-	now, old := uint64(Monotonic()), uint64(Monotonic()-2*time.Minute)
+	minute := longAgo()
+	must(t, paths.Set(1, Path{Ifindex: loopback, State: PathUp, MaxAge: 4 * minute, Due: 6 * minute}), paths.SetCandidates(2, Realtime, []PathID{1}))
+	now, old := uint64(Monotonic()), uint64(Monotonic()-8*minute)
 	for i, tt := range []struct {
 		live classifierLive
 		want PathID
@@ -229,8 +233,8 @@ func TestPeersProbes(t *testing.T) {
 		{classifierLive{Reply: old, Sent: old, Request: now}, 1},
 		{classifierLive{Reply: old, Sent: now, Request: now}, 1},
 		{classifierLive{Reply: old, Sent: now, Request: now, Missed: old}, 0},
-		{classifierLive{Reply: old, Sent: now, Request: now, Missed: now - uint64(time.Minute)}, 1}, // not due
-		{classifierLive{Reply: old, Sent: old, Request: now, Missed: old}, 1},                       // we have stopped asking
+		{classifierLive{Reply: old, Sent: now, Request: now, Missed: now - uint64(4*minute)}, 1}, // not due
+		{classifierLive{Reply: old, Sent: old, Request: now, Missed: old}, 1},                    // we have stopped asking
 		{classifierLive{Reply: now, Sent: now, Request: old, Missed: old}, 0},
 		{classifierLive{Reply: old, Sent: old, Request: old}, 0},
 		{classifierLive{Reply: old, Sent: 0, Request: now}, 0}, // nothing sees what we send

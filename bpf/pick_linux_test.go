@@ -81,9 +81,9 @@ func (m *model) asked(now uint64) { m.Request = now }
 func TestPickAsModel(t *testing.T) {
 	c, paths := newPaths(t, ClassifierConfig{})
 	rng := seed(t)
-	now := uint64(Monotonic())
-	// Ages are in whole units, bounds half way between: the time that passes meanwhile makes no difference.
-	const unit = uint64(time.Second)
+	var now uint64
+	// Ages are in whole units, bounds half way between: the time that passes within a turn makes no difference.
+	const unit = uint64(5 * time.Second)
 	age := func() uint64 {
 		switch n := rng.Uint64N(10); n {
 		case 0:
@@ -103,6 +103,7 @@ func TestPickAsModel(t *testing.T) {
 	kinds := map[string]int{}
 	port := uint16(0)
 	for range 800 {
+		now = uint64(Monotonic())
 		order := make([]*model, 1+rng.IntN(4))
 		ids := make([]PathID, len(order))
 		for i := range order {

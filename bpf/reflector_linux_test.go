@@ -210,9 +210,9 @@ func TestStampPlain(t *testing.T) {
 		{"arp", arp(), numProbeVerdicts},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			before := NTP(time.Now())
+			before := c.NTP(Monotonic())
 			v, code, out := probeVerdict(t, c, tt.frame)
-			after := NTP(time.Now())
+			after := c.NTP(Monotonic())
 			wantCode := map[ProbeVerdict]uint32{ProbeReflected: xdpTX, numProbeVerdicts: xdpPass, ProbeMalformed: xdpDrop}[tt.want]
 			if v != tt.want || code != wantCode {
 				t.Fatalf("%v, code %d; want %v, %d", v, code, tt.want, wantCode)
@@ -235,9 +235,12 @@ func TestStampPlain(t *testing.T) {
 			if r.errorEstimate>>15 != 0 || r.errorEstimate&0xff == 0 {
 				t.Errorf("error estimate %#x: not synchronised, and the multiplier must not be 0", r.errorEstimate)
 			}
-			const slack = 1 << 32 / 100 // the two clocks are read 10 ms apart at most
-			if r.rx+slack < before || r.tx < r.rx || r.tx > after+slack {
+			const rounding = 1 << 32 / 1_000_000 // a microsecond
+			if r.rx+rounding < before || r.tx < r.rx || r.tx > after+rounding {
 				t.Errorf("times %x, %x; want them between %x and %x", r.rx, r.tx, before, after)
+			}
+			if off := ntpDuration(NTP(time.Now()) - r.tx); off.Abs() > time.Minute {
+				t.Errorf("the time in the answer is %v off the wall clock's", off)
 			}
 			if len(payload) > 44 {
 				in := tt.frame[len(tt.frame)-len(payload):]

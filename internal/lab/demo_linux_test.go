@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/klauspost/compress/gzip"
@@ -100,7 +101,9 @@ func demoOver(t *testing.T, w io.Writer, scenario string) *demo {
 	return &demo{opt: DemoOptions{Scenario: scenario, Seed: testSeed(t)}, out: w, links: links, report: &Report{}, begin: time.Now()}
 }
 
-func TestDemoLegsOverMemory(t *testing.T) {
+func TestDemoLegsOverMemory(t *testing.T) { synctest.Test(t, testDemoLegsOverMemory) }
+
+func testDemoLegsOverMemory(t *testing.T) {
 	src := tree(t, map[string]string{"x": string(incompressible(400_000))})
 	plain, _, err := packTree(context.Background(), src, t.TempDir())
 	if err != nil {

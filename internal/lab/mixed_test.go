@@ -5,14 +5,17 @@ import (
 	"errors"
 	"net"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
 // TestMixed: objects are asked for beside a bulk flow, and both are checked.
-func TestMixed(t *testing.T) {
+func TestMixed(t *testing.T) { synctest.Test(t, testMixed) }
+
+func testMixed(t *testing.T) {
 	const size = 4 << 20
 	var seen func() int64
-	res, objects, err := RunMixed(context.Background(), &loopback{}, BulkOptions{
+	res, objects, err := RunMixed(t.Context(), &pipes{}, BulkOptions{
 		Seed: testSeed(t), Window: 2*mixedSettle + 500*time.Millisecond, Bytes: size, Watch: func(f func() int64) { seen = f },
 	})
 	if err != nil {
@@ -42,12 +45,14 @@ func TestMixed(t *testing.T) {
 }
 
 // TestMixedCannotStart: objects that get no connection fail the run.
-func TestMixedCannotStart(t *testing.T) {
-	if _, _, err := RunMixed(context.Background(), &loopback{}, BulkOptions{Window: 2 * mixedSettle, Bytes: 1}); err == nil {
+func TestMixedCannotStart(t *testing.T) { synctest.Test(t, testMixedCannotStart) }
+
+func testMixedCannotStart(t *testing.T) {
+	if _, _, err := RunMixed(t.Context(), &pipes{}, BulkOptions{Window: 2 * mixedSettle, Bytes: 1}); err == nil {
 		t.Errorf("a window of %v is taken", 2*mixedSettle)
 	}
-	once := &onceNetwork{Network: &loopback{}}
-	_, _, err := RunMixed(context.Background(), once, BulkOptions{Seed: testSeed(t), Window: 2*mixedSettle + time.Millisecond, Bytes: 1000})
+	once := &onceNetwork{Network: &pipes{}}
+	_, _, err := RunMixed(t.Context(), once, BulkOptions{Seed: testSeed(t), Window: 2*mixedSettle + time.Millisecond, Bytes: 1000})
 	if !errors.Is(err, errOnce) {
 		t.Errorf("error %v, want %v", err, errOnce)
 	}

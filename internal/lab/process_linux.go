@@ -94,14 +94,14 @@ func (p *process) stop() {
 	}
 }
 
-// failure describes a program that should still run, with the end of its log.
+// failure describes a program that should still run and does not, with the end of its log.
 func (p *process) failure() error {
 	why := "ended"
-	if p.done != nil {
+	if p.done != nil { // it may have ended just now: how is known a moment later
 		select {
 		case <-p.done:
 			why = "ended: " + p.err.Error()
-		default:
+		case <-time.After(stopGrace):
 		}
 	}
 	return fmt.Errorf("%s %s; the end of %s:\n%s", p.Name, why, p.Log, tail(p.Log, logTail))

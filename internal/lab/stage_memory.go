@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"time"
 
 	"github.com/quic-go/quic-go"
 
@@ -259,7 +260,7 @@ func (m *memoryDirect) Close() error {
 	return errors.Join(errs...)
 }
 
-// streamConn is a QUIC stream as a net.Conn; Close ends both directions.
+// streamConn is a QUIC stream as a net.Conn; Close ends both directions, and a Write that waits.
 type streamConn struct {
 	*quic.Stream
 	conn *quic.Conn
@@ -270,5 +271,9 @@ func (s *streamConn) RemoteAddr() net.Addr { return s.conn.RemoteAddr() }
 
 func (s *streamConn) Close() error {
 	s.CancelRead(0)
+	// A stream that is over is no longer the connection's, whose end would not end its Write.
+	if err := s.SetWriteDeadline(time.Now()); err != nil {
+		return err
+	}
 	return s.Stream.Close()
 }

@@ -16,6 +16,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/landbridge/landbridge/bench/wan"
@@ -35,11 +36,10 @@ func testSeed(t testing.TB) uint64 {
 	return seed
 }
 
-// loopback is a Network on 127.0.0.1; tamper, if set, wraps what the client dials.
+// loopback is a Network on 127.0.0.1, for what does not depend on time.
 type loopback struct {
-	mu     sync.Mutex
-	addr   string
-	tamper func(net.Conn) net.Conn
+	mu   sync.Mutex
+	addr string
 }
 
 func (l *loopback) Dial(ctx context.Context, _ int) (net.Conn, error) {
@@ -47,11 +47,7 @@ func (l *loopback) Dial(ctx context.Context, _ int) (net.Conn, error) {
 	addr := l.addr
 	l.mu.Unlock()
 	var d net.Dialer
-	c, err := d.DialContext(ctx, "tcp", addr)
-	if err == nil && l.tamper != nil {
-		c = l.tamper(c)
-	}
-	return c, err
+	return d.DialContext(ctx, "tcp", addr)
 }
 
 func (l *loopback) Listen(int) (net.Listener, error) {
@@ -142,14 +138,14 @@ func TestBulk(t *testing.T) {
 		{"download of a length", BulkOptions{Window: 10 * time.Second, Bytes: 3<<20 + 17}},
 		{"upload of a length by two flows", BulkOptions{Window: 10 * time.Second, Bytes: 1<<20 + 1, Upload: true, Flows: 2}},
 	} {
-		t.Run(tc.name, func(t *testing.T) {
+		run := func(t *testing.T) {
 			opt := tc.opt
 			opt.Seed = seed
 			ends := 0
 			opt.OnEnd = func() { ends++ }
 			var seen func() int64
 			opt.Watch = func(f func() int64) { seen = f }
-			res, err := RunBulk(context.Background(), &loopback{}, opt)
+			res, err := RunBulk(t.Context(), &pipes{}, opt)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -168,7 +164,12 @@ func TestBulk(t *testing.T) {
 			if res.Bytes == 0 || res.StallMax < 0 || res.StallMax > opt.Window || res.FirstByte <= 0 {
 				t.Errorf("implausible result: %+v", res)
 			}
-		})
+			// Each piece takes a millisecond.
+			if least := int64(opt.Window/time.Millisecond) * pipePiece * 9 / 10; opt.Bytes == 0 && res.Bytes < least || res.StallMax > 10*time.Millisecond {
+				t.Errorf("%d bytes, want %d at least; longest stall %v", res.Bytes, least, res.StallMax)
+			}
+		}
+		t.Run(tc.name, func(t *testing.T) { synctest.Test(t, run) })
 	}
 }
 
@@ -190,19 +191,22 @@ func TestBulkNoticesFaults(t *testing.T) {
 		},
 		{
 			"a stall", func([]byte) (int, error) { time.Sleep(400 * time.Millisecond); return 0, os.ErrDeadlineExceeded },
-			func(r BulkResult) bool { return r.SumOK && r.StallMax >= 400*time.Millisecond },
+			func(r BulkResult) bool {
+				return r.SumOK && r.StallMax >= 400*time.Millisecond && r.StallMax < 410*time.Millisecond
+			},
 		},
 	} {
-		t.Run(tc.name, func(t *testing.T) {
-			nw := &loopback{tamper: func(c net.Conn) net.Conn { return &faultyConn{Conn: c, at: 5000, fault: tc.fault} }}
-			res, err := RunBulk(context.Background(), nw, BulkOptions{Seed: testSeed(t), Window: 700 * time.Millisecond})
+		run := func(t *testing.T) {
+			nw := &pipes{tamper: func(c net.Conn) net.Conn { return &faultyConn{Conn: c, at: 5000, fault: tc.fault} }}
+			res, err := RunBulk(t.Context(), nw, BulkOptions{Seed: testSeed(t), Window: 700 * time.Millisecond})
 			if err != nil {
 				t.Fatal(err)
 			}
 			if !tc.check(res) {
 				t.Errorf("not noticed: %+v", res)
 			}
-		})
+		}
+		t.Run(tc.name, func(t *testing.T) { synctest.Test(t, run) })
 	}
 }
 
@@ -354,16 +358,18 @@ type refusing struct{ *loopback }
 
 func (refusing) Dial(context.Context, int) (net.Conn, error) { return nil, fmt.Errorf("refused") }
 
-func TestObjects(t *testing.T) {
-	res, err := RunObjects(context.Background(), &loopback{}, ObjectsOptions{Seed: testSeed(t), Window: time.Second})
+func TestObjects(t *testing.T) { synctest.Test(t, testObjects) }
+
+func testObjects(t *testing.T) {
+	res, err := RunObjects(t.Context(), &pipes{}, ObjectsOptions{Seed: testSeed(t), Window: time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if !res.SumOK || len(res.Errors) > 0 {
 		t.Errorf("SumOK %v, errors %q", res.SumOK, res.Errors)
 	}
-	if n := len(res.Fresh); n < 5 || len(res.Warm) < 2*n || len(res.Warm) > 2*n+2 {
-		t.Errorf("%d warm and %d fresh objects, want two warm for each fresh and at least 5", len(res.Warm), n)
+	if n := len(res.Fresh); n < 10 || len(res.Warm) < 2*n || len(res.Warm) > 2*n+2 {
+		t.Errorf("%d warm and %d fresh objects, want two warm for each fresh and at least 10", len(res.Warm), n)
 	}
 	if want := int64(len(res.Warm)+len(res.Fresh)+objectWarmups) * ObjectSize; res.Bytes != want {
 		t.Errorf("%d bytes, want %d", res.Bytes, want)
@@ -380,9 +386,9 @@ func TestObjectsNoticeFaults(t *testing.T) {
 		{"a flipped byte", func([]byte) (int, error) { return 0, nil }, "differs"},
 		{"an early end", func([]byte) (int, error) { return 0, io.EOF }, "1000 of 32768 bytes"},
 	} {
-		t.Run(tc.name, func(t *testing.T) {
-			nw := &loopback{tamper: func(c net.Conn) net.Conn { return &faultyConn{Conn: c, at: at, fault: tc.fault} }}
-			res, err := RunObjects(context.Background(), nw, ObjectsOptions{Seed: testSeed(t), Window: 500 * time.Millisecond})
+		run := func(t *testing.T) {
+			nw := &pipes{tamper: func(c net.Conn) net.Conn { return &faultyConn{Conn: c, at: at, fault: tc.fault} }}
+			res, err := RunObjects(t.Context(), nw, ObjectsOptions{Seed: testSeed(t), Window: 500 * time.Millisecond})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -392,7 +398,8 @@ func TestObjectsNoticeFaults(t *testing.T) {
 			if len(res.Warm) < 3 {
 				t.Errorf("only %d objects: the run did not go on", len(res.Warm))
 			}
-		})
+		}
+		t.Run(tc.name, func(t *testing.T) { synctest.Test(t, run) })
 	}
 }
 
@@ -457,7 +464,11 @@ func TestWorkloadsLeaveNothingBehind(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for range 100 {
+	res, err := RunBulk(context.Background(), &loopback{}, BulkOptions{Window: time.Minute, Flows: 2, Upload: true, Bytes: 1 << 20})
+	if err != nil || !res.SumOK || res.Bytes != 2<<20 {
+		t.Errorf("%+v, %v", res, err)
+	}
+	for range 1000 {
 		if runtime.NumGoroutine() <= before {
 			return
 		}

@@ -1,30 +1,72 @@
 package bond
 
 import (
+	"sync/atomic"
 	"testing"
 	"time"
 )
 
-// TestStart has a warm bulk lane send again after a pause: in the first second repair brings most of what the paths lose back
-// in time, at a delay that is that of the slowest path; then the repair ends and the delay hides repetitions.
+// lateSocket is a's end of a path. It counts the packets of a lane that the path itself brings after their time: they were
+// in a queue, and not lost.
+type lateSocket struct {
+	Socket
+	lane *atomic.Pointer[Lane]
+	late *atomic.Int64
+}
+
+func (s *lateSocket) ReadBatch(ms []Message) (int, error) {
+	n, err := s.Socket.ReadBatch(ms)
+	l := s.lane.Load()
+	if l == nil {
+		return n, err
+	}
+	l.s.b.mu.Lock()
+	defer l.s.b.mu.Unlock()
+	for _, m := range ms[:n] {
+		h, ok := parseHeader(m.Buf[:m.N])
+		if !ok || h.kind != kindSource || h.aux&auxAgain != 0 || h.lane != l.id {
+			continue
+		}
+		if seq := extend24(h.laneSeq, l.rx.high); seq >= l.rx.cum && seq < l.rx.scan && l.rx.slot(seq).state == slotMissing {
+			s.late.Add(1)
+		}
+	}
+	return n, err
+}
+
+// TestStart has a warm bulk lane send again after a pause, several times: in the first second repair brings most of what the
+// paths lose back in time, at a delay that is that of the slowest path; then the repair ends and the delay hides repetitions.
 func TestStart(t *testing.T) {
+	const (
+		starts = 4
+		short  = 3 * equaliseMargin // a queue on the slowest path comes on top of the margin
+	)
 	seed := testSeed(t)
 	imps, _ := scenario(t, "typical")
 	inBubble(t, func(t *testing.T) {
-		w := newWorld(t, seed, imps...)
+		var lane atomic.Pointer[Lane]
+		var queued atomic.Int64
+		w := newWorldOf(t, seed, worldConfig{links: bothWays(imps...), wrap: func(isA bool, _ int, s Socket) Socket {
+			if !isA {
+				return s
+			}
+			return &lateSocket{s, &lane, &queued}
+		}})
 		defer w.close()
 		sa, sb := w.sessions()
 		<-sa.Started()
 		<-sb.Started()
 		p := w.lane(sa, sb, Bulk)
 		defer p.close()
+		lane.Store(p.la)
 		p.transfer(t, seed, 5*time.Second)
-		time.Sleep(youngFor) // idle, and no longer young
 
 		type sample struct {
-			above              time.Duration // of the common delay over the slowest path's base
-			repairs            uint64
-			lost, late, packet uint64
+			above         time.Duration // of the common delay over the slowest path's base
+			sent, repairs uint64
+			lost          uint64 // datagrams, by the paths
+			late          uint64 // after their time
+			queued        uint64 // of them those that were not lost
 		}
 		look := func() (x sample) {
 			sa.b.mu.Lock()
@@ -39,42 +81,59 @@ func TestStart(t *testing.T) {
 				x.lost += sa.rx[i].fates().Lost
 			}
 			x.above = time.Duration(p.la.rx.common-base) * time.Microsecond
-			x.late = p.la.rx.lateCount
+			x.late, x.queued = p.la.rx.lateCount, uint64(queued.Load())
 			sa.b.mu.Unlock()
 			sb.b.mu.Lock()
-			x.repairs, x.packet = p.lb.tx.repairs, p.lb.tx.sent
+			x.repairs, x.sent = p.lb.tx.repairs, p.lb.tx.sent
 			sb.b.mu.Unlock()
 			return x
 		}
-		at := map[time.Duration]sample{}
-		begin := time.Now()
-		go func() {
-			for _, d := range []time.Duration{0, 400 * time.Millisecond, 900 * time.Millisecond, 1300 * time.Millisecond, 1800 * time.Millisecond} {
-				time.Sleep(time.Until(begin.Add(d)))
-				at[d] = look()
+		var sum sample
+		for range starts {
+			time.Sleep(youngFor) // idle, and no longer young
+			at := map[time.Duration]sample{}
+			begin := time.Now()
+			looks := []time.Duration{0, 400 * time.Millisecond, 900 * time.Millisecond, 1300 * time.Millisecond, 1800 * time.Millisecond}
+			looked := make(chan struct{})
+			go func() {
+				defer close(looked)
+				for _, d := range looks {
+					time.Sleep(time.Until(begin.Add(d)))
+					at[d] = look()
+				}
+			}()
+			p.transfer(t, seed, 2*time.Second)
+			<-looked
+			for _, d := range looks {
+				t.Logf("%v: %+v", d, at[d])
 			}
-		}()
-		p.transfer(t, seed, 2*time.Second)
-		for d, x := range at {
-			t.Logf("%v: %+v", d, x)
-		}
-		first, early, late, after, end := at[0], at[400*time.Millisecond], at[900*time.Millisecond], at[1300*time.Millisecond], at[1800*time.Millisecond]
-		for _, x := range []sample{early, late} {
-			if x.above > equaliseMargin+15*time.Millisecond {
-				t.Errorf("the delay is %v above the slowest path's in the first second, want about %v", x.above, equaliseMargin)
+			first, early, late, after, end := at[looks[0]], at[looks[1]], at[looks[2]], at[looks[3]], at[looks[4]]
+			for _, x := range []sample{early, late} {
+				if x.above > short {
+					t.Errorf("the delay is %v above the slowest path's in the first second, want about %v", x.above, equaliseMargin)
+				}
 			}
+			if end.above < short {
+				t.Errorf("the delay is %v above the slowest path's after it", end.above)
+			}
+			if n, sent := late.repairs-first.repairs, late.sent-first.sent; n < sent/50 {
+				t.Errorf("%d repairs for %d packets", n, sent)
+			}
+			if n := end.repairs - after.repairs; n > 2 {
+				t.Errorf("%d repairs more after the first second", n)
+			}
+			sum.sent += late.sent - first.sent
+			sum.lost += late.lost - first.lost
+			sum.late += late.late - first.late
+			sum.queued += late.queued - first.queued
 		}
-		if end.above < 2*equaliseMargin {
-			t.Errorf("the delay is %v above the slowest path's after it", end.above)
+		// A tenth, and twice that where a start meets bursts on several paths at once; of what no repair is for it is nearly all.
+		t.Logf("all starts: %+v", sum)
+		if n := sum.late - sum.queued; n > sum.lost*2/5 {
+			t.Errorf("%d packets came late of %d lost: repair brought few back", n, sum.lost)
 		}
-		if n, sent := late.repairs-first.repairs, late.packet-first.packet; n < sent/50 {
-			t.Errorf("%d repairs for %d packets", n, sent)
-		}
-		if n := end.repairs - after.repairs; n > 2 {
-			t.Errorf("%d repairs more after the first second", n)
-		}
-		if lost, n := late.lost-first.lost, late.late-first.late; n > lost/4 {
-			t.Errorf("%d packets came late of %d lost: repair brought few back", n, lost)
+		if sum.queued > sum.sent/20 {
+			t.Errorf("%d packets of %d were not lost and yet late: the delay is too short", sum.queued, sum.sent)
 		}
 	})
 }

@@ -45,7 +45,7 @@ routes. Nothing is contacted and, without --local, the machine is not looked at,
 				}
 			}
 			if agent != "" {
-				return checkAgent(out, agent, local, ifs)
+				return checkAgent(cmd, agent, local, ifs)
 			}
 			fleet, err := config.Load(args[0])
 			if err != nil {
@@ -66,7 +66,7 @@ routes. Nothing is contacted and, without --local, the machine is not looked at,
 				}
 				printNode(out, n)
 				if local {
-					if err := config.CheckLocal(n, ifs); err != nil {
+					if err := checkLocal(cmd, n, ifs); err != nil {
 						return err
 					}
 				}
@@ -80,7 +80,15 @@ routes. Nothing is contacted and, without --local, the machine is not looked at,
 	return cmd
 }
 
-func checkAgent(out io.Writer, file string, local bool, ifs []config.Interface) error {
+// checkLocal compares a node with this machine. What the node starts without is said, and no error.
+func checkLocal(cmd *cobra.Command, n *config.NodeConfig, ifs []config.Interface) error {
+	late, err := config.CheckLocal(n, ifs)
+	cli.Warn(cmd.ErrOrStderr(), cmd.Root().Name(), late)
+	return err
+}
+
+func checkAgent(cmd *cobra.Command, file string, local bool, ifs []config.Interface) error {
+	out := cmd.OutOrStdout()
 	a, err := config.LoadAgent(file)
 	if err != nil {
 		return err
@@ -98,7 +106,7 @@ func checkAgent(out io.Writer, file string, local bool, ifs []config.Interface) 
 		fmt.Fprintf(out, "  http connect on %s\n", a.HTTPConnect)
 	}
 	if local {
-		return config.CheckLocal(n, ifs)
+		return checkLocal(cmd, n, ifs)
 	}
 	return nil
 }

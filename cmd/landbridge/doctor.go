@@ -47,12 +47,15 @@ Exit code 3 means that something needed is missing; warnings do not change the e
 				if err != nil {
 					return err
 				}
-				local = config.CheckLocal(n, ifs)
+				local = checkLocal(cmd, n, ifs)
 				if agent != "" && len(n.LAN) == 0 {
 					o.Capture = false
 				}
 				for _, u := range n.Uplinks {
 					o.NICs = append(o.NICs, u.Interface)
+				}
+				if local == nil { // each is there, or the node starts without it
+					o.Spare = slices.Clone(o.NICs)
 				}
 				o.NICs = append(o.NICs, n.LAN...)
 				slices.Sort(o.NICs)

@@ -115,12 +115,17 @@ func run(ctx context.Context, root *cobra.Command) int {
 
 // Report prints an error as the programs do: "name: error: ..." and, where there is one, "hint: ...". Of joined errors
 // each has lines of its own. ErrSilent prints nothing.
-func Report(w io.Writer, name string, err error) {
+func Report(w io.Writer, name string, err error) { report(w, name, "error", err) }
+
+// Warn prints what is no error as Report does, with "warning" in its place.
+func Warn(w io.Writer, name string, err error) { report(w, name, "warning", err) }
+
+func report(w io.Writer, name, kind string, err error) {
 	if err == nil || errors.Is(err, ErrSilent) {
 		return
 	}
 	for _, e := range flatten(err) {
-		fmt.Fprintf(w, "%s: error: %s\n", name, strings.TrimSpace(e.Error()))
+		fmt.Fprintf(w, "%s: %s: %s\n", name, kind, strings.TrimSpace(e.Error()))
 		if h := hint.Of(e); h != "" {
 			fmt.Fprintf(w, "hint: %s\n", h)
 		}

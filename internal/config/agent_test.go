@@ -172,27 +172,38 @@ func TestCheckLocal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := CheckLocal(n, agentInterfaces); err != nil {
-		t.Errorf("right machine: %v", err)
+	if late, err := CheckLocal(n, agentInterfaces); late != nil || err != nil {
+		t.Errorf("right machine: %v, %v", late, err)
 	}
 	for _, tc := range []struct {
 		name         string
 		local        []Interface
+		late         bool // the node starts all the same
 		want, advice string
 	}{
-		{"address elsewhere", []Interface{{Name: "eth0"}, {Name: "eth1", Addrs: pfx("10.2.1.2/24")}, {Name: "lan0"}},
+		{"address elsewhere", []Interface{{Name: "eth0"}, {Name: "eth1", Addrs: pfx("10.2.1.2/24")}, {Name: "lan0"}}, false,
 			"uplink isp1: 10.2.1.2 is no address of interface eth0", "10.2.1.2 is on interface eth1"},
-		{"other address", []Interface{{Name: "eth0", Addrs: pfx("10.2.1.3/24", "fd00::3/64")}, {Name: "eth1"}, {Name: "lan0"}},
+		{"other address", []Interface{{Name: "eth0", Addrs: pfx("10.2.1.3/24", "fd00::3/64", "fe80::3/64")}, {Name: "eth1"}, {Name: "lan0"}}, false,
 			"uplink isp1: 10.2.1.2 is no address of interface eth0", "eth0 has 10.2.1.3, fd00::3"},
-		{"no address", []Interface{{Name: "eth0"}, {Name: "eth1"}, {Name: "lan0"}},
+		{"no address", []Interface{{Name: "eth0"}, {Name: "eth1"}, {Name: "lan0"}}, true,
 			"uplink isp1: 10.2.1.2 is no address of interface eth0", "eth0 has no address"},
-		{"no interface", []Interface{{Name: "eth0", Addrs: pfx("10.2.1.2/24")}, {Name: "enp1s0"}, {Name: "lan0"}},
+		{"no address but its own", []Interface{{Name: "eth0", Addrs: pfx("fe80::3/64")}, {Name: "eth1"}, {Name: "lan0"}}, true,
+			"uplink isp1: 10.2.1.2 is no address of interface eth0", "eth0 has no address"},
+		{"no interface", []Interface{{Name: "eth0", Addrs: pfx("10.2.1.2/24")}, {Name: "enp1s0"}, {Name: "lan0"}}, true,
 			"uplink isp2: there is no interface eth1", "this machine has eth0, enp1s0, lan0"},
-		{"no lan", []Interface{{Name: "eth0", Addrs: pfx("10.2.1.2/24")}, {Name: "eth1"}},
+		{"no interface at all", []Interface{{Name: "enp1s0"}, {Name: "lan0"}}, false,
+			"uplink isp1: there is no interface eth0\n" + ErrLocal.Error() + ": uplink isp2: there is no interface eth1", "this machine has enp1s0, lan0"},
+		{"no lan", []Interface{{Name: "eth0", Addrs: pfx("10.2.1.2/24")}, {Name: "eth1"}}, false,
 			"lan: there is no interface lan0", "this machine has eth0, eth1"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			err := CheckLocal(n, tc.local)
+			late, err := CheckLocal(n, tc.local)
+			if tc.late {
+				late, err = err, late
+			}
+			if late != nil {
+				t.Errorf("late is %v, want it to be %v", late, tc.late)
+			}
 			if !errors.Is(err, ErrLocal) {
 				t.Fatalf("got %v", err)
 			}

@@ -53,11 +53,12 @@ func SystemInterfaces() ([]Interface, error) {
 	return out, nil
 }
 
-// CheckLocal reports, for the start of a node, which of its interfaces and addresses this machine does not have. All
-// findings are joined; each satisfies errors.Is(err, ErrLocal) and carries a hint. A link that is down is not an
-// error: it may come up, and until then its paths are down.
-func CheckLocal(n *NodeConfig, local []Interface) error {
-	var errs []error
+// CheckLocal compares a node's interfaces and addresses with this machine's. err is what its start fails for; late are
+// uplinks whose interface is not there, or has no address yet, beside others that can be used: the node starts without them
+// and takes them when they are. All findings are joined; each satisfies errors.Is(err, ErrLocal) and carries a hint. A link
+// that is down is no finding: until it is up its paths are down.
+func CheckLocal(n *NodeConfig, local []Interface) (late, err error) {
+	var waits, errs []error
 	find := func(name string) *Interface {
 		for i := range local {
 			if local[i].Name == name {
@@ -66,17 +67,17 @@ func CheckLocal(n *NodeConfig, local []Interface) error {
 		}
 		return nil
 	}
-	missing := func(what, name string) {
+	missing := func(what, name string) error {
 		var names []string
 		for _, i := range local {
 			names = append(names, i.Name)
 		}
-		errs = append(errs, hint.With(fmt.Errorf("%w: %s: there is no interface %s", ErrLocal, what, name), "this machine has %s", join(names)))
+		return hint.With(fmt.Errorf("%w: %s: there is no interface %s", ErrLocal, what, name), "this machine has %s", join(names))
 	}
 	for _, u := range n.Uplinks {
 		ifc := find(u.Interface)
 		if ifc == nil {
-			missing("uplink "+u.Name, u.Interface)
+			waits = append(waits, missing("uplink "+u.Name, u.Interface))
 			continue
 		}
 		a := u.Address.Addr()
@@ -91,21 +92,27 @@ func CheckLocal(n *NodeConfig, local []Interface) error {
 				}
 			}
 		}
-		if advice == "" && len(ifc.Addrs) == 0 {
-			advice = fmt.Sprintf("%s has no address", ifc.Name)
-		} else if advice == "" {
-			var have []string
-			for _, p := range ifc.Addrs {
+		var have []string
+		for _, p := range ifc.Addrs {
+			if !p.Addr().IsLinkLocalUnicast() { // a link has those by itself
 				have = append(have, p.Addr().String())
 			}
+		}
+		found := &errs
+		if advice == "" && have == nil {
+			advice, found = fmt.Sprintf("%s has no address", ifc.Name), &waits
+		} else if advice == "" {
 			advice = fmt.Sprintf("%s has %s", ifc.Name, join(have))
 		}
-		errs = append(errs, hint.With(fmt.Errorf("%w: uplink %s: %s is no address of interface %s", ErrLocal, u.Name, a, u.Interface), "%s", advice))
+		*found = append(*found, hint.With(fmt.Errorf("%w: uplink %s: %s is no address of interface %s", ErrLocal, u.Name, a, u.Interface), "%s", advice))
+	}
+	if len(waits) == len(n.Uplinks) { // nothing to begin with
+		waits, errs = nil, append(waits, errs...)
 	}
 	for _, name := range n.LAN {
 		if find(name) == nil {
-			missing("lan", name)
+			errs = append(errs, missing("lan", name))
 		}
 	}
-	return errors.Join(errs...)
+	return errors.Join(waits...), errors.Join(errs...)
 }

@@ -37,8 +37,9 @@ type Options struct {
 	// Capture: flows are to be captured transparently. Without it (an agent with proxies only) a node needs no
 	// privileges, and their absence is no failure.
 	Capture bool
-	// NICs to look at closely: uplinks and LAN interfaces.
-	NICs []string
+	// NICs to look at closely: uplinks and LAN interfaces. A node starts without those of Spare, which it takes when they
+	// are there.
+	NICs, Spare []string
 }
 
 // Worst returns the highest level of the results.

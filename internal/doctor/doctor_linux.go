@@ -52,7 +52,7 @@ func (m *machine) run(o Options) []Result {
 	d.forwarding()
 	d.clock()
 	for _, nic := range o.NICs {
-		d.nic(nic)
+		d.nic(nic, slices.Contains(o.Spare, nic))
 	}
 	return d.results
 }

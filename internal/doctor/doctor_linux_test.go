@@ -187,6 +187,19 @@ func TestFindings(t *testing.T) {
 	}
 }
 
+// TestSpareNIC: what a node starts without is no failure.
+func TestSpareNIC(t *testing.T) {
+	var got []string
+	for _, r := range healthy(t).run(Options{Capture: true, NICs: []string{"cm0", "ct0", "lan0"}, Spare: []string{"cm0", "ct0"}}) {
+		if r.Level != OK {
+			got = append(got, fmt.Sprintf("%s %s: %s", r.Level, r.Check, r.Detail))
+		}
+	}
+	if diff := cmp.Diff([]string{"warn nic cm0: no such interface", "fail nic lan0: no such interface"}, got); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+}
+
 func TestText(t *testing.T) {
 	rs := []Result{{Check: "kernel", Detail: "Linux 6"}, {"nic ct0", Warn, "MTU 1400", "throughput", "ip link"}}
 	var b strings.Builder

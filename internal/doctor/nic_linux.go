@@ -16,10 +16,14 @@ const (
 	leastMTU = 1280
 )
 
-func (d *doctor) nic(name string) {
+func (d *doctor) nic(name string, spare bool) {
 	check := "nic " + name
 	dir := filepath.Join(d.sys, "class/net", name)
 	if _, err := os.Stat(dir); err != nil {
+		if spare {
+			d.bad(Warn, check, "no such interface", "its paths, until it is there: the node starts without it", "ip -br link")
+			return
+		}
 		d.bad(Fail, check, "no such interface", "its paths, or the flows behind it", "ip -br link")
 		return
 	}

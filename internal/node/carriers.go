@@ -91,12 +91,14 @@ func startCarriers(cfg *config.NodeConfig, k *kernel, log *slog.Logger) (c *carr
 	}
 	var errs []error
 	for _, u := range cfg.Uplinks {
-		if err := c.attach(u); err != nil {
+		if err := c.attach(u); errors.As(err, &netlink.LinkNotFoundError{}) {
+			continue // reopen attaches when it is there; until then nothing comes in
+		} else if err != nil {
 			errs = append(errs, fmt.Errorf("uplink %s: %w", u.Name, err))
 			c.lost[u.Name] = err.Error()
 		}
 	}
-	if len(c.attached) == 0 || len(errs) > 0 && cfg.Guard.Mode == config.GuardEnforce {
+	if len(errs) > 0 && (len(c.attached) == 0 || cfg.Guard.Mode == config.GuardEnforce) {
 		c.close()
 		return lose(errors.Join(errs...))
 	}

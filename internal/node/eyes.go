@@ -22,6 +22,7 @@ func clock() admin.Clock { return admin.Clock{Wall: time.Now(), Now: probe.Now()
 // Paths takes a snapshot of what is known of the paths, and of which of them each class uses.
 func (n *Node) Paths() admin.Paths {
 	c := clock()
+	notes := n.uplinkNotes()
 	out := admin.Paths{Node: n.config().Name, Role: n.opts.Role, Taken: c.Wall, Peers: []admin.PeerPaths{}}
 	for _, p := range n.watch.all() {
 		if p.runner == nil {
@@ -37,12 +38,25 @@ func (n *Node) Paths() admin.Paths {
 			if n.kernel.takes(p.cfg.Name, states[i].ID) {
 				pp.Paths[i].Probe = admin.ProbeXDP
 			}
+			if note := notes[p.uplinkOf(pp.Paths[i].Name)]; note != "" {
+				pp.Paths[i].Why = note
+			}
 		}
 		out.Peers = append(out.Peers, pp)
 	}
 	out.Verdicts = n.verdicts()
 	out.Lost = append(slices.Clone(n.lost), n.carriers.lostText()...)
 	return out
+}
+
+// uplinkOf is the uplink of a configured path, by name.
+func (p *peerWatch) uplinkOf(path string) string {
+	for _, c := range p.cfg.Paths {
+		if c.Name == path {
+			return c.Uplink
+		}
+	}
+	return ""
 }
 
 // Decisions writes the log of decisions, a pathsel.Record a line.

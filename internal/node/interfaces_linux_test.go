@@ -1,12 +1,17 @@
 package node
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"net"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 
+	"github.com/landbridge/landbridge/bench/wan"
 	"github.com/landbridge/landbridge/internal/admin"
 )
 
@@ -103,4 +108,81 @@ func TestInterfaces(t *testing.T) {
 	sha.log.waitFor(t, "interface is gone, not capturing there", "interface=lan0")
 	m.connect(linkClient)
 	m.works(testTimeout, "client", "10.20.0.2:80")
+}
+
+// TestLateInterfaces: a node starts without some of its carriers' interfaces, says so, and takes them when they are there: with
+// the guard, probes at the NIC, and those to and from agents.
+func TestLateInterfaces(t *testing.T) {
+	t.Parallel()
+	m := newMachines(t)
+	m.serve("origin", "10.20.0.2:80", echo)
+	m.cut(linkCU)
+	m.cut(linkAccess)
+	fleet := strings.Replace(m.fleet(programTenants), "    exit: {preserve_source: true}\n  fra:", "    exit: {preserve_source: true}\n    guard: enforce\n  fra:", 1)
+	m.write("fleet.yaml", fleet)
+	sha := m.gateway("sha")
+	m.gateway("fra")
+	sha.log.waitFor(t, "level=WARN", "interface is missing", "uplink=cu", "interface=cu0")
+	sha.log.waitFor(t, "level=WARN", "interface is missing", "uplink=acc1", "interface=acc0")
+	m.works(testTimeout, "client", "10.20.0.2:80")
+	flow, err := m.dial("client", "10.20.0.2:80")
+	must(t, err, turn(flow))
+	path := func(node, peer, name string) (p admin.PathEstimate, note string) {
+		c := admin.NewClient(m.file(node + ".sock"))
+		defer c.Close()
+		st, err := c.Fetch(t.Context())
+		must(t, err)
+		paths, err := c.Paths(t.Context())
+		must(t, err)
+		for _, q := range st.Peers {
+			for _, s := range q.Paths {
+				if q.Name == peer && s.Name == name {
+					note = s.Note
+				}
+			}
+		}
+		for _, q := range paths.Peers {
+			for _, s := range q.Paths {
+				if q.Name == peer && (s.Name == name || name == "") {
+					p = s
+				}
+			}
+		}
+		return p, note
+	}
+	const missing = "interface cu0 is missing"
+	eventually(t, testTimeout, func() error {
+		if p, note := path("sha", "fra", "cu-cu"); p.State != admin.PathDown || p.Why != missing || note != missing {
+			return fmt.Errorf("path without its interface: %+v, note %q", p, note)
+		}
+		return nil
+	})
+	m.hup(sha, fleet) // no change of the interfaces, and so no refusal
+	must(t, turn(flow))
+
+	m.connect(linkCU)
+	m.connect(linkAccess)
+	sha.log.waitFor(t, "interface is there", "uplink=cu", "interface=cu0")
+	sha.log.waitFor(t, "interface is there", "uplink=acc1", "interface=acc0")
+	m.site()
+	for _, want := range []struct{ node, peer, path, probe string }{
+		{"sha", "fra", "cu-cu", admin.ProbeXDP}, {"fra", "sha", "cu-cu", admin.ProbeXDP}, {"sha", "acme/plant", "", admin.ProbeUser}, {"plant", "sha", "isp1-0", admin.ProbeXDP},
+	} {
+		eventually(t, testTimeout, func() error {
+			p, note := path(want.node, want.peer, want.path)
+			if p.State != admin.PathUp || p.Probe != want.probe || p.Out.Packets < 20 || p.Back.Packets < 20 || p.FreshMs > 500 || p.Why != "" || note != "" {
+				return fmt.Errorf("%s: path %s to %s: %+v, note %q", want.node, want.path, want.peer, p, note)
+			}
+			return nil
+		})
+	}
+	// Guarded too: a stranger's port is not even refused.
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	var timeout net.Error
+	if c, err := wan.DialIn(ctx, m.ns("fra"), "tcp", "10.1.2.1:9"); err == nil || !errors.As(err, &timeout) || !timeout.Timeout() {
+		t.Errorf("what is not for the bond got through on cu0: %v, %v", c, err)
+	}
+	m.cut(linkCT) // the other one carries on
+	must(t, turn(flow))
 }

@@ -98,13 +98,8 @@ func Start(ctx context.Context, cfg *config.NodeConfig, opts Options) (_ *Node, 
 	if n.host, err = bond.NewHost(bond.HostConfig{Key: opts.Key, Log: opts.Log}); err != nil {
 		return nil, err
 	}
-	for _, u := range cfg.Uplinks {
-		if own { // look before opening: what changes in between is seen as a change
-			n.uplinks = append(n.uplinks, newUplinkWatch(u))
-		}
-		if err := n.addUplink(u); err != nil {
-			return nil, err
-		}
+	if err := n.addUplinks(cfg.Uplinks, own); err != nil {
+		return nil, err
 	}
 	if len(cfg.LAN) > 0 && !opts.NoCapture {
 		if n.kernel, err = newKernel(opts.Log, true); err != nil {

@@ -184,8 +184,10 @@ func TestBadInput(t *testing.T) {
 			"landbridge-gateway: error: bad.yaml:30:35: site acme/fra: prefix 10.10.0.0/24 is claimed twice, first by site acme/hq on line 28"}},
 		{name: "foreign address", role: RoleGateway, args: gateway, old: "10.1.1.1:4500", new: "10.1.1.9:4500", code: 2, want: []string{
 			"landbridge-gateway: error: configuration does not fit this machine: uplink ct: 10.1.1.9 is no address of interface ct0", "hint: ct0 has 10.1.1.1"}},
-		{name: "no such interface", role: RoleGateway, args: gateway, old: "interface: cu0, address: 10.1.2.1", new: "interface: cu1, address: 10.1.2.1", code: 2, want: []string{
-			"landbridge-gateway: error: configuration does not fit this machine: uplink cu: there is no interface cu1", "hint: this machine has lo, lan0, ct0, cu0, acc0"}},
+		{name: "no such interface", role: RoleGateway, args: gateway, old: "    lan: [lan0]", new: "    lan: [lan1]", code: 2, want: []string{
+			"landbridge-gateway: error: configuration does not fit this machine: lan: there is no interface lan1", "hint: this machine has lo, lan0, ct0, cu0, acc0"}},
+		{name: "agent: no such interface", role: RoleAgent, args: agent, old: "interface: eth0", new: "interface: eth1", code: 2, want: []string{ // its only one
+			"landbridge-agent: error: configuration does not fit this machine: uplink isp1: there is no interface eth1", "hint: this machine has lo, eth0, lan0"}},
 		{name: "no such node", role: RoleGateway, args: []string{"--fleet", "fleet.yaml", "--node", "shb", "--key", "sha.key"}, code: 2, want: []string{
 			`landbridge-gateway: error: node "shb" is no gateway of the fleet`, `hint: did you mean "sha"?`}},
 		{name: "port in use", role: RoleGateway, args: gateway, code: 1, before: func(t *testing.T) {

@@ -88,7 +88,7 @@ func run(ctx context.Context, load func() (*config.NodeConfig, Options, error), 
 	if err != nil {
 		return err
 	}
-	if err := config.CheckLocal(cfg, local); err != nil {
+	if _, err := config.CheckLocal(cfg, local); err != nil { // Start tells what is late
 		return err
 	}
 	n, err := Start(ctx, cfg, opts)

@@ -2,12 +2,15 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"slices"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/landbridge/landbridge/internal/config"
 	"github.com/landbridge/landbridge/internal/hint"
@@ -18,11 +21,63 @@ import (
 // sooner; this is for the log, and for opening the socket again.
 const watchInterval = time.Second
 
-func (n *Node) addUplink(u config.NodeUplink) error {
-	up, err := n.opts.Listen(u)
-	if err != nil {
-		return err
+// addUplinks opens the uplinks. Of those of its own it may miss some, as long as there is one.
+func (n *Node) addUplinks(uplinks []config.NodeUplink, own bool) error {
+	var late []error
+	for _, u := range uplinks {
+		var w *uplinkWatch
+		if own { // look before opening: what changes in between is seen as a change
+			w = newUplinkWatch(u)
+			n.uplinks = append(n.uplinks, w)
+		}
+		up, err := n.opts.Listen(u)
+		if own && isLate(err) {
+			late = append(late, err)
+			w.index, up, err = 0, bond.Uplink{Name: u.Name, Socket: newAbsentSocket(u), Rate: int64(u.Rate)}, nil
+		}
+		if err == nil {
+			err = n.addUplink(u, up)
+		}
+		if err != nil {
+			return err
+		}
 	}
+	if len(late) == len(uplinks) {
+		return errors.Join(late...)
+	}
+	return nil
+}
+
+// isLate tells whether an uplink could not be opened because its interface or its address is not there (yet).
+func isLate(err error) bool { return errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EADDRNOTAVAIL) }
+
+// absentSocket stands for an uplink's socket until its interface is there.
+type absentSocket struct {
+	local netip.AddrPort
+	once  sync.Once
+	done  chan struct{}
+}
+
+func newAbsentSocket(u config.NodeUplink) *absentSocket {
+	return &absentSocket{local: u.Address, done: make(chan struct{})}
+}
+
+func (s *absentSocket) ReadBatch([]bond.Message) (int, error) {
+	<-s.done
+	return 0, net.ErrClosed
+}
+
+// WriteBatch loses everything, about which checkUplink has told.
+func (s *absentSocket) WriteBatch([]bond.Message) (int, error) { return 0, net.ErrClosed }
+
+func (s *absentSocket) LocalAddr() netip.AddrPort { return s.local }
+
+func (s *absentSocket) Close() error {
+	s.once.Do(func() { close(s.done) })
+	return nil
+}
+
+func (n *Node) addUplink(u config.NodeUplink, up bond.Uplink) error {
 	if err := n.host.AddUplink(up); err != nil {
 		up.Socket.Close()
 		return hint.With(err, "ip link set %s mtu 1500, or as large as the link allows", u.Interface)
@@ -52,7 +107,7 @@ func listenUDP(u config.NodeUplink) (bond.Uplink, error) {
 // hears nothing of another one that gets its name: a new socket must take its place.
 type uplinkWatch struct {
 	cfg   config.NodeUplink
-	index int // of the interface the socket is bound to
+	index int // of the interface the socket is bound to; 0: it was not there yet
 
 	mu   sync.Mutex
 	note string // what is wrong with it now
@@ -92,32 +147,40 @@ func (n *Node) watchUplinks(ctx context.Context) {
 	tick := time.NewTicker(watchInterval)
 	defer tick.Stop()
 	for {
+		n.checkUplinks()
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
-		ifs, err := net.Interfaces()
-		if err != nil {
-			continue // without a list nothing can be said
-		}
-		byName := make(map[string]net.Interface, len(ifs))
-		for _, i := range ifs {
-			byName[i.Name] = i
-		}
-		for _, w := range n.uplinks {
-			ifc, there := byName[w.cfg.Interface]
-			n.checkUplink(w, ifc, there)
-		}
+	}
+}
+
+func (n *Node) checkUplinks() {
+	ifs, err := net.Interfaces()
+	if err != nil {
+		return // without a list nothing can be said
+	}
+	byName := make(map[string]net.Interface, len(ifs))
+	for _, i := range ifs {
+		byName[i.Name] = i
+	}
+	for _, w := range n.uplinks {
+		ifc, there := byName[w.cfg.Interface]
+		n.checkUplink(w, ifc, there)
 	}
 }
 
 // checkUplink compares an uplink with what its interface is now.
 func (n *Node) checkUplink(w *uplinkWatch, ifc net.Interface, there bool) {
 	log := n.log.With("uplink", w.cfg.Name, "interface", w.cfg.Interface)
+	was, is, advice := "gone", "back", "ip -br link"
+	if w.index == 0 {
+		was, is, advice = "missing", "there", fmt.Sprintf("if %s is not yet to come, correct the document; list interfaces with: ip -br link", w.cfg.Interface)
+	}
 	if !there {
-		if w.set("interface " + w.cfg.Interface + " is gone") {
-			log.Warn("interface is gone; the uplink's paths are down until it is back")
+		if w.set("interface " + w.cfg.Interface + " is " + was) {
+			log.Warn("interface is "+was+"; the uplink's paths are down until it is "+is, "hint", advice)
 		}
 		return
 	}
@@ -129,8 +192,8 @@ func (n *Node) checkUplink(w *uplinkWatch, ifc net.Interface, there bool) {
 			}
 		}
 		if err != nil { // its address may not be there yet
-			if w.set("interface " + w.cfg.Interface + " is back, but its socket cannot be opened") {
-				log.Warn("interface is back, but the uplink's socket cannot be opened; trying again", "err", err, "hint", hint.Of(err))
+			if w.set("interface " + w.cfg.Interface + " is " + is + ", but its socket cannot be opened") {
+				log.Warn("interface is "+is+", but the uplink's socket cannot be opened; trying again", "err", err, "hint", hint.Of(err))
 			}
 			return
 		}
@@ -138,7 +201,7 @@ func (n *Node) checkUplink(w *uplinkWatch, ifc net.Interface, there bool) {
 		w.set("")
 		n.carriers.reopen(w.cfg)
 		n.watch.reopen(w.cfg)
-		log.Info("interface is back; the uplink has a new socket")
+		log.Info("interface is " + is + "; the uplink has a new socket")
 	}
 	if ifc.Flags&net.FlagUp == 0 {
 		if w.set("interface " + w.cfg.Interface + " is down") {

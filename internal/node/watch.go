@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/landbridge/landbridge/internal/admin"
 	"github.com/landbridge/landbridge/internal/config"
 	"github.com/landbridge/landbridge/internal/hint"
@@ -47,7 +49,7 @@ type watch struct {
 	ctx       context.Context
 	wg        *sync.WaitGroup
 	reflector *probe.Runner
-	reflect   []string // uplinks that the reflector has a socket of
+	reflect   []string // uplinks on which the reflector has a socket, or should
 	events    admin.EventLog
 	kernel    *kernel   // nil: nothing asks there
 	carriers  *carriers // nil: all probes are user space's
@@ -139,9 +141,8 @@ func newWatch(ctx context.Context, wg *sync.WaitGroup, cfg *config.NodeConfig, r
 	})
 	for _, u := range cfg.Uplinks {
 		if port := probePort(u.Address.Port()); port != 0 {
-			if _, ok := w.open(w.reflector, u, port); ok {
-				w.reflect = append(w.reflect, u.Name)
-			}
+			w.open(w.reflector, u, port)
+			w.reflect = append(w.reflect, u.Name)
 		}
 	}
 	if len(w.reflect) > 0 {
@@ -166,6 +167,9 @@ func (w *watch) open(r *probe.Runner, u config.NodeUplink, port uint16) (local u
 }
 
 func (w *watch) complain(uplink string, port uint16, err error) {
+	if errors.Is(err, unix.ENODEV) {
+		return // that its interface is not there is said once, by checkUplink
+	}
 	w.log.Warn("paths are not probed on an uplink", "uplink", uplink, "port", port, "err", err, "hint", hint.Of(err))
 }
 
@@ -191,7 +195,11 @@ func (w *watch) reopen(u config.NodeUplink) {
 	if s := w.agents[u.Name]; s != nil {
 		s.Close()
 		delete(w.agents, u.Name)
-		w.openAgents(u)
+	}
+	for _, p := range w.peers {
+		if p.cfg.Kind == config.PeerAgent && slices.Contains(p.cfg.Uplinks, u.Name) {
+			w.openAgents(u)
+		}
 	}
 	w.mu.Unlock()
 	for _, p := range w.all() {

@@ -1,6 +1,7 @@
 package bond
 
 import (
+	"flag"
 	"testing"
 	"time"
 )
@@ -102,4 +103,29 @@ func TestBlockedWriteAllocs(t *testing.T) {
 		close(stop)
 		<-done
 	})
+}
+
+// TestStageBenchmarks: the benchmark of each stage runs, and a packet costs none of them an allocation.
+func TestStageBenchmarks(t *testing.T) {
+	times := flag.Lookup("test.benchtime").Value
+	old := times.String()
+	if err := times.Set("1000x"); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = times.Set(old) }()
+	for name, f := range map[string]func(*testing.B){
+		"Seal": BenchmarkSeal, "Open": BenchmarkOpen, "Pick": BenchmarkPick, "LaneSend": BenchmarkLaneSend,
+		"LaneHandOver": BenchmarkLaneHandOver, "Report": BenchmarkReport,
+	} {
+		failed := false
+		r := testing.Benchmark(func(b *testing.B) {
+			defer func() { failed = failed || b.Failed() }() // a part of it too
+			f(b)
+		})
+		if failed || r.N == 0 {
+			t.Errorf("go test -bench %s fails", name)
+		} else if n := r.AllocsPerOp(); n != 0 && !raceOn {
+			t.Errorf("go test -bench %s: %d allocations", name, n)
+		}
+	}
 }

@@ -58,6 +58,7 @@ func usableRig(t testing.TB, paths int, c Class) (r *rig, sa *Session, la *Lane)
 			s.setState(at, p, PathUp)
 			p.onRTT(time.Duration(100+10*i) * time.Millisecond)
 			p.owdRel = int64(5000 * i)
+			p.search.size = p.search.top // as after a search
 		}
 	}
 	la, err := sa.OpenLane(c)

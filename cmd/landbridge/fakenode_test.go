@@ -15,10 +15,12 @@ import (
 	"github.com/landbridge/landbridge/pathsel"
 )
 
-// fakePaths is a border of three paths, of which ct-ct browns out 3 s after the start, for as long again.
+// fakePaths is a border of three paths, of which ct-ct browns out when it is told to.
 type fakePaths struct {
+	trigger  string // a file: it is told by its being there
 	mu       sync.Mutex
 	start    time.Time
+	brown    time.Duration // since when after the start; 0: not yet
 	policy   pathsel.Policy
 	states   []pathsel.PathState
 	decision pathsel.Decision
@@ -29,8 +31,12 @@ type fakePaths struct {
 // epoch is pathsel's time at the start: the border had been there for a minute.
 const epoch = time.Minute
 
-func newFakePaths() *fakePaths {
-	f := &fakePaths{start: time.Now(), policy: pathsel.DefaultPolicy(), log: pathsel.NewLog(1 << 20)}
+// brownout is the trigger of the node that serves on a socket.
+func brownout(socket string) string { return socket + ".brownout" }
+
+func newFakePaths(trigger string) *fakePaths {
+	f := &fakePaths{trigger: trigger, start: time.Now(), policy: pathsel.DefaultPolicy(), log: pathsel.NewLog(1 << 20)}
+	f.policy.Classes[pathsel.Bulk].Dwell = pathsel.MaxDwell // it stays, however long the script takes
 	f.states = f.at(0)
 	f.decide(0)
 	f.events.Add(admin.Event{Kind: admin.EventNode, Text: "sha has started"})
@@ -56,14 +62,17 @@ func (f *fakePaths) at(t time.Duration) []pathsel.PathState {
 		path(1, "ct-ct", 160*time.Millisecond, 0.001, 30_000_000), path(2, "cu-cu", 220*time.Millisecond, 0.002, 12_000_000),
 		{ID: 3, Name: "cm-cm", State: pathsel.StateDown, Why: "no reply yet"},
 	}
-	if t >= 3*time.Second && t < 6*time.Second {
-		s[0].State, s[0].Since, s[0].Why, s[0].Out.Now = pathsel.StateBrownout, epoch+3*time.Second, "loss rose to 20 % on the way out", 0.2
+	if f.brown > 0 {
+		s[0].State, s[0].Since, s[0].Why, s[0].Out.Now = pathsel.StateBrownout, epoch+f.brown, "loss rose to 20 % on the way out", 0.2
 	}
 	return s
 }
 
 // decide moves the border on to t after the start; f.mu is held.
 func (f *fakePaths) decide(t time.Duration) admin.Clock {
+	if _, err := os.Stat(f.trigger); err == nil && f.brown == 0 {
+		f.brown = t
+	}
 	clock := admin.Clock{Wall: f.start.Add(t), Now: epoch + t}
 	states, before := f.at(t), *f.decision.Clone()
 	if f.decision.Update(clock.Now, states, &f.policy) {
@@ -107,7 +116,7 @@ func (f *fakePaths) explain(q admin.FlowQuery) (admin.Explanation, error) {
 // fakeNode serves on the socket named by its argument, until it is told to end.
 func fakeNode() {
 	start := time.Now().Add(-time.Minute)
-	f := newFakePaths()
+	f := newFakePaths(brownout(os.Args[1]))
 	s, err := admin.Start(os.Args[1], admin.Source{
 		Status: func() admin.Status {
 			return admin.Status{Node: "sha", Role: "gateway", Version: "test", Started: start, Taken: time.Now(), Peers: []admin.Peer{{

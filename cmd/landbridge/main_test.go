@@ -92,7 +92,7 @@ func cmdReplace(ts *testscript.TestScript, _ bool, args []string) {
 
 // cmdWaitFor waits until a file is there.
 func cmdWaitFor(ts *testscript.TestScript, _ bool, args []string) {
-	for range 1000 {
+	for range 3000 {
 		// Its name is there before it listens.
 		if c, err := net.Dial("unix", ts.MkAbs(args[0])); err == nil {
 			_ = c.Close()
@@ -103,8 +103,8 @@ func cmdWaitFor(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Fatalf("nobody listens at %s", args[0])
 }
 
-// cmdWatch runs paths --watch into a file, until it has seen a move and shows enough of the time before it:
-// watch SOCKET FILE
+// cmdWatch runs paths --watch into a file, lets the path it shows brown out after some pictures, and ends when it has shown
+// the move: watch SOCKET FILE
 func cmdWatch(ts *testscript.TestScript, _ bool, args []string) {
 	out, err := os.Create(ts.MkAbs(args[1]))
 	ts.Check(err)
@@ -114,15 +114,20 @@ func cmdWatch(ts *testscript.TestScript, _ bool, args []string) {
 	cmd := exec.Command(path, "paths", "--watch", "--interval", "100ms", "--socket", args[0])
 	cmd.Stdout, cmd.Env = out, append(os.Environ(), "LC_ALL="+ts.Getenv("LC_ALL"))
 	ts.Check(cmd.Start())
-	for range 1000 {
-		if b, err := os.ReadFile(out.Name()); err == nil && strings.Contains(string(b), "realtime: left") {
-			break
+	const pictures = 12
+	moved, end := false, time.Now().Add(time.Minute)
+	for !moved && time.Now().Before(end) {
+		b, err := os.ReadFile(out.Name())
+		ts.Check(err)
+		if strings.Count(string(b), "gateway sha") >= pictures {
+			ts.Check(os.WriteFile(brownout(args[0]), nil, 0o644))
+			moved = strings.Contains(string(b), "realtime: left")
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
 	ts.Check(cmd.Process.Signal(os.Interrupt))
-	if err := cmd.Wait(); err != nil {
-		ts.Fatalf("an interrupt ends the watch with %v", err)
+	if err := cmd.Wait(); err != nil || !moved {
+		ts.Fatalf("an interrupt ends the watch with %v; it has shown the move: %v", err, moved)
 	}
 }
 

@@ -84,7 +84,7 @@ func TestServeAndFetch(t *testing.T) {
 	go func() { done <- Serve(ctx, path, Source{Status: sample}) }()
 	var got Status
 	var err error
-	for range 200 {
+	for range 2000 {
 		if got, err = Fetch(ctx, path); err == nil {
 			break
 		}

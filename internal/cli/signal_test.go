@@ -50,17 +50,20 @@ func TestSecondSignal(t *testing.T) {
 		if !lines.Scan() || lines.Text() != want {
 			t.Fatalf("printed %q, want %q", lines.Text(), want)
 		}
-		if want == "stopping" {
-			// The handler goes away just after the context ends.
-			for range 100 {
-				_ = cmd.Process.Signal(syscall.SIGTERM)
-				time.Sleep(5 * time.Millisecond)
-			}
-			break
-		}
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 	}
-	_ = cmd.Wait()
+	ended := make(chan struct{})
+	go func() { defer close(ended); _ = cmd.Wait() }()
+	// The handler goes away just after the context ends.
+	for again := time.NewTicker(5 * time.Millisecond); ; {
+		select {
+		case <-again.C:
+			_ = cmd.Process.Signal(syscall.SIGTERM)
+			continue
+		case <-ended:
+		}
+		break
+	}
 	if ws := cmd.ProcessState.Sys().(syscall.WaitStatus); !ws.Signaled() || ws.Signal() != syscall.SIGTERM {
 		t.Errorf("ended with %v, want death by SIGTERM", cmd.ProcessState)
 	}

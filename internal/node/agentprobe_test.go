@@ -96,38 +96,13 @@ func (c *natConn) Close() error {
 	return nil
 }
 
-// gatewayPort finds a port such that the two after it are free too.
-func gatewayPort(t testing.TB) int {
-	t.Helper()
-	for range 100 {
-		port := udpPorts(t, 1)[0]
-		ok := port < 65000
-		for i := 1; ok && i < 3; i++ {
-			c, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port + i})
-			if err != nil {
-				ok = false
-				break
-			}
-			c.Close()
-		}
-		if ok {
-			return port
-		}
-	}
-	t.Fatal("no three ports in a row")
-	return 0
-}
-
 // TestProbesToAgent: a gateway measures the paths to an agent behind a strict NAT, both ways, and goes on when the NAT
 // forgets and gives the agent new ports.
 func TestProbesToAgent(t *testing.T) {
 	t.Parallel()
-	var ports []int
-	for range 2 {
-		ports = append(ports, gatewayPort(t))
-	}
+	ports := takePorts(t, 5)
 	plant := fmt.Sprintf("      plant: {at: sha, prefixes: [10.11.0.0/24], public_key: %s}\n", keyPlant.Public())
-	fleet := fleetOf(append(ports, udpPorts(t, 2)...), acme+plant)
+	fleet := fleetOf(ports, acme+plant)
 	o := serve(t, echo)
 	sha, _ := startNode(t, nodeConfig(t, fleet, "sha"), Options{Key: keySHA, Dial: o.dial, ListenProbe: listenProbe})
 	file, err := config.ParseAgent(fmt.Appendf(nil, `tenant: acme
@@ -140,7 +115,7 @@ uplinks:
 paths: [isp1-0, isp2-1]
 prefixes: [10.11.0.0/24]
 socks5: 127.0.0.1:%d
-`, keySHA.Public(), ports[0], ports[1], tcpPort(t)))
+`, keySHA.Public(), ports[0], ports[1], ports[4]))
 	must(t, err)
 	cfg, err := file.Node(nil)
 	must(t, err)

@@ -165,8 +165,7 @@ func TestDirectTCP(t *testing.T) {
 		m.serve("client", host+":8001", echo)
 	}
 	m.write("fleet.yaml", m.fleet(withRules(directTCP))+"guard: enforce\n")
-	m.gateway("sha")
-	fra := m.gateway("fra")
+	_, fra := m.border()
 	m.works(testTimeout, "client", "10.20.0.2:80")
 	m.works(testTimeout, "origin", "10.10.0.2:80")
 	text := strings.Repeat("directly ", 30000)
@@ -200,7 +199,7 @@ func TestDirectTCP(t *testing.T) {
 		c.Close()
 	}
 	for _, node := range []string{"sha", "fra"} {
-		if v := m.verdicts(node, "classifier"); v["sent-direct"] == 0 || v["assign-failed"]+v["no-path"] != 0 {
+		if v := m.verdicts(node, "classifier"); v["sent-direct"] == 0 || v["assign-failed"] != 0 {
 			t.Errorf("%s: verdicts %v", node, v)
 		}
 	}
@@ -229,10 +228,9 @@ func TestDirectAfterRestart(t *testing.T) {
 	})
 	defer close(speak)
 	m.write("fleet.yaml", m.fleet(withRules(directTCP[:strings.LastIndexByte(directTCP[:len(directTCP)-1], '\n')+1])))
-	m.gateway("sha")
-	fra := m.gateway("fra")
+	_, fra := m.border()
 	var c *net.TCPConn
-	eventually(t, testTimeout, func() (err error) { c, err = m.dial("client", "10.20.0.2:7001"); return err })
+	eventually(t, testTimeout, func() (err error) { c, err = m.dialWithin(5*time.Second, "client", "10.20.0.2:7001"); return err })
 	defer c.Close()
 	hear := func() {
 		t.Helper()
@@ -283,8 +281,7 @@ func TestInboundNAT(t *testing.T) {
 	m.serve("origin", "10.20.0.2:7001", echo)
 	m.serve("worker", "10.11.0.2:80", echo)
 	m.write("fleet.yaml", m.fleet(withRules(directTCP)))
-	m.gateway("sha")
-	m.gateway("fra")
+	m.border()
 	m.site()
 	m.works(testTimeout, "client", "10.20.0.2:80")
 	m.works(testTimeout, "worker", "10.20.0.2:80")

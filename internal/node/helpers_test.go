@@ -18,11 +18,12 @@ import (
 
 	"github.com/landbridge/landbridge/internal/config"
 	"github.com/landbridge/landbridge/internal/identity"
+	"github.com/landbridge/landbridge/internal/testport"
 	"github.com/landbridge/landbridge/tunnel"
 )
 
 // testTimeout bounds every wait of the tests.
-const testTimeout = 15 * time.Second
+const testTimeout = 30 * time.Second
 
 func testKey(i byte) identity.PrivateKey { return identity.FromSeed([32]byte{i}) }
 
@@ -98,14 +99,11 @@ func (l *logBook) waitFor(t testing.TB, parts ...string) string {
 	return l.lines(parts...)[0]
 }
 
-// udpPorts finds ports of loopback that nobody uses.
-func udpPorts(t testing.TB, n int) (out []int) {
+// takePorts returns ports of loopback that nobody has, for nodes with the two after each.
+func takePorts(t testing.TB, n int) (out []int) {
 	t.Helper()
 	for range n {
-		c, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-		must(t, err)
-		defer c.Close()
-		out = append(out, c.LocalAddr().(*net.UDPAddr).Port)
+		out = append(out, testport.Take(t))
 	}
 	return out
 }
@@ -241,9 +239,11 @@ func open(t testing.TB, n *Node, src, dst string) *net.TCPConn {
 }
 
 // ask sends text and wants it back, with the end.
-func ask(c *net.TCPConn, text string) error {
+func ask(c *net.TCPConn, text string) error { return askWithin(testTimeout, c, text) }
+
+func askWithin(d time.Duration, c *net.TCPConn, text string) error {
 	defer c.Close()
-	if err := c.SetDeadline(time.Now().Add(testTimeout)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(d)); err != nil {
 		return err
 	}
 	if _, err := io.WriteString(c, text); err != nil {

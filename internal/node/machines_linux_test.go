@@ -68,6 +68,7 @@ func newMachines(t testing.TB) *machines {
 	m := &machines{t: t, prefix: fmt.Sprintf("lbn%d.%d-", os.Getpid(), machineSets.Add(1)), dir: dir}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	for _, name := range []string{"client", "sha", "fra", "origin", "plant", "worker"} {
+		_ = wan.DeleteNamespace(m.ns(name)) // left by a killed run that had this process's number
 		must(t, wan.CreateNamespace(m.ns(name)))
 		t.Cleanup(func() { _ = wan.DeleteNamespace(m.ns(name)) })
 		m.in(name, func() error {
@@ -277,6 +278,17 @@ func (m *machines) gateway(name string) *program {
 	return m.run(RoleGateway, name, 0, "--fleet", "fleet.yaml", "--node", name, "--key", name+".key", "--socket", m.file(name+".sock"))
 }
 
+// border starts both gateways and waits until they run. Each carries what the other sends it before it takes flows from its
+// own LAN and can be asked for its status, by seconds on a busy machine.
+func (m *machines) border() (sha, fra *program) {
+	m.t.Helper()
+	sha, fra = m.gateway("sha"), m.gateway("fra")
+	for _, p := range []*program{sha, fra} {
+		p.log.waitFor(m.t, "msg=running")
+	}
+	return sha, fra
+}
+
 func (m *machines) site() *program {
 	m.t.Helper()
 	return m.run(RoleAgent, "plant", 0, "--config", "agent.yaml", "--socket", m.file("plant.sock"))
@@ -317,7 +329,11 @@ func (m *machines) address(machine, nic, prefix string) {
 
 // dial connects from a machine.
 func (m *machines) dial(machine, to string) (*net.TCPConn, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	return m.dialWithin(testTimeout, machine, to)
+}
+
+func (m *machines) dialWithin(d time.Duration, machine, to string) (*net.TCPConn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), d)
 	defer cancel()
 	c, err := wan.DialIn(ctx, m.ns(machine), "tcp", to)
 	if err != nil {
@@ -338,7 +354,14 @@ func (m *machines) ask(machine, to, text string) error {
 // works waits until flows come through.
 func (m *machines) works(within time.Duration, machine, to string) {
 	m.t.Helper()
-	eventually(m.t, within, func() error { return m.ask(machine, to, "hello") })
+	const patience = 5 * time.Second // with one of them
+	eventually(m.t, within, func() error {
+		c, err := m.dialWithin(patience, machine, to)
+		if err != nil {
+			return err
+		}
+		return askWithin(patience, c, "hello")
+	})
 }
 
 // serve runs f for each connection to an address on a machine.

@@ -28,7 +28,7 @@ func TestStartOrder(t *testing.T) {
 	o := serve(t, echo)
 	for _, order := range [][]string{{"sha", "fra"}, {"fra", "sha"}} {
 		t.Run(strings.Join(order, " "), func(t *testing.T) {
-			fleet := fleetOf(udpPorts(t, 4), acme)
+			fleet := fleetOf(takePorts(t, 4), acme)
 			keys := map[string]Options{"sha": {Key: keySHA}, "fra": {Key: keyFRA, Dial: o.dial}}
 			nodes := map[string]*Node{}
 			for i, name := range order {
@@ -43,12 +43,10 @@ func TestStartOrder(t *testing.T) {
 			must(t, nodes["fra"].Close())
 			began := time.Now()
 			startNode(t, nodeConfig(t, fleet, "fra"), keys["fra"])
-			eventually(t, testTimeout, func() error {
+			eventually(t, testTimeout, func() error { // TestBack says how soon
 				return ask(open(t, nodes["sha"], "10.10.0.2:1000", "10.20.0.2:80"), "second")
 			})
-			if d := time.Since(began); d > 3*time.Second {
-				t.Errorf("back after %v, want 3s", d)
-			}
+			t.Logf("back after %v", time.Since(began).Round(time.Millisecond))
 		})
 	}
 }
@@ -56,7 +54,7 @@ func TestStartOrder(t *testing.T) {
 // twoGateways are sha and fra, with the origin behind fra.
 func twoGateways(t testing.TB, o *origin, tenants string) (sha, fra *Node, ports []int, book *logBook) {
 	t.Helper()
-	ports = udpPorts(t, 4)
+	ports = takePorts(t, 4)
 	fleet := fleetOf(ports, tenants)
 	fra, book = startNode(t, nodeConfig(t, fleet, "fra"), Options{Key: keyFRA, Dial: o.dial})
 	sha, _ = startNode(t, nodeConfig(t, fleet, "sha"), Options{Key: keySHA})
@@ -86,9 +84,8 @@ func TestLeaks(t *testing.T) {
 		}
 		return o.dial(ctx, src, dst)
 	}
+	fleet := fleetOf(takePorts(t, 4), acme) // which are held
 	goroutines, files := runtime.NumGoroutine(), descriptors(t)
-	ports := udpPorts(t, 4)
-	fleet := fleetOf(ports, acme)
 	fra, err := Start(context.Background(), nodeConfig(t, fleet, "fra"), Options{Role: RoleGateway, Key: keyFRA, NoCapture: true, Dial: refused, Log: (&logBook{}).logger()})
 	must(t, err)
 	defer fra.Close()
@@ -104,7 +101,7 @@ func TestLeaks(t *testing.T) {
 		c := open(t, sha, "10.10.0.2:1000", dst)
 		defer c.Close()
 		_ = c.SetDeadline(time.Now().Add(testTimeout))
-		_, _ = io.WriteString(c, []string{"echo", "r", "q", "e", "x"}[i%5])
+		_, werr := io.WriteString(c, []string{"echo", "r", "q", "e", "x"}[i%5])
 		if i%5 == 3 { // the client goes away without a word
 			_ = c.SetLinger(0)
 			return
@@ -114,8 +111,9 @@ func TestLeaks(t *testing.T) {
 		if i%5 == 0 && (err != nil || string(got) != "cho") {
 			t.Errorf("flow %d: %q, %v", i, got, err)
 		}
-		if i%5 == 4 && !errors.Is(err, syscall.ECONNRESET) {
-			t.Errorf("flow %d, refused: %v, want a reset", i, err)
+		// Whichever comes first after the reset is told of it, and only that.
+		if i%5 == 4 && !errors.Is(werr, syscall.ECONNRESET) && !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("flow %d, refused: %v and %v, want a reset", i, werr, err)
 		}
 	}
 	run := func(flows int) {
@@ -158,9 +156,12 @@ func TestLeaks(t *testing.T) {
 	idle, idleFiles := runtime.NumGoroutine(), descriptors(t)
 	run(1000)
 	settled("after 1,000 flows", idle+8, idleFiles) // 4 lanes on each side may be filled just now
-	if st := sha.Status().Flows; st.Active != 0 || st.Total < 1000 {
-		t.Errorf("flows %+v, want none open of more than 1,000", st)
-	}
+	eventually(t, testTimeout, func() error {
+		if st := sha.Status().Flows; st.Active != 0 || st.Total < 1000 {
+			return fmt.Errorf("flows %+v, want none open of more than 1,000", st)
+		}
+		return nil
+	})
 	must(t, sha.Close(), fra.Close())
 	settled("after the end", goroutines, files)
 }
@@ -177,7 +178,7 @@ func TestRefusedDial(t *testing.T) {
 		{"unreachable", &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", syscall.EHOSTUNREACH)}, "no route to host"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			fleet := fleetOf(udpPorts(t, 4), acme)
+			fleet := fleetOf(takePorts(t, 4), acme)
 			_, book := startNode(t, nodeConfig(t, fleet, "fra"), Options{Key: keyFRA,
 				Dial: func(context.Context, netip.AddrPort, netip.AddrPort) (net.Conn, error) { return nil, tc.err }})
 			sha, entry := startNode(t, nodeConfig(t, fleet, "sha"), Options{Key: keySHA})
@@ -278,7 +279,7 @@ func TestForeignSource(t *testing.T) {
 	}
 }
 
-// TestCloseBound: an end with flows open is quick, and the clients see a reset.
+// TestCloseBound: an end with flows open comes soon, and the clients see a reset.
 func TestCloseBound(t *testing.T) {
 	o := serve(t, echo)
 	sha, fra, _, _ := twoGateways(t, o, acme)
@@ -290,9 +291,9 @@ func TestCloseBound(t *testing.T) {
 	}
 	for _, n := range []*Node{sha, fra} {
 		began := time.Now()
-		must(t, n.Close()) // the paths' rates are still being found, which takes 4 seconds
-		if d := time.Since(began); d > 2*time.Second {
-			t.Errorf("closing took %v", d)
+		must(t, n.Close())
+		if d := time.Since(began); d >= stopTimeout { // TestVirtualCloseBound wants a second
+			t.Errorf("closing took %v, want less than %v", d, stopTimeout)
 		}
 	}
 	for _, c := range conns {
@@ -303,7 +304,7 @@ func TestCloseBound(t *testing.T) {
 // TestAgent: an agent with proxies only, its site's flows out, and flows to a host of its site in.
 func TestAgent(t *testing.T) {
 	o := serve(t, echo)
-	ports := append(udpPorts(t, 5), tcpPort(t), tcpPort(t))
+	ports := takePorts(t, 7)
 	plant := fmt.Sprintf("      plant: {at: sha, prefixes: [10.11.0.0/24], public_key: %s}\n", keyPlant.Public())
 	access := fmt.Sprintf("    access:\n      acc1: {interface: lo, address: 127.0.0.1:%d}\n    lan: [lan0]\n  fra:", ports[4])
 	fleet := strings.Replace(fleetOf(ports, acme+plant), "    lan: [lan0]\n  fra:", access, 1)
@@ -361,13 +362,6 @@ http_connect: 127.0.0.1:%d
 	})
 }
 
-func tcpPort(t testing.TB) int {
-	ln, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	must(t, err)
-	defer ln.Close()
-	return ln.Addr().(*net.TCPAddr).Port
-}
-
 func dialTCP(t testing.TB, addr string) *net.TCPConn {
 	t.Helper()
 	c, err := net.Dial("tcp4", addr)
@@ -378,7 +372,7 @@ func dialTCP(t testing.TB, addr string) *net.TCPConn {
 
 // TestWrongKey: a peer with another key than configured is told of in the log, once.
 func TestWrongKey(t *testing.T) {
-	fleet := fleetOf(udpPorts(t, 4), acme)
+	fleet := fleetOf(takePorts(t, 4), acme)
 	_, book := startNode(t, nodeConfig(t, fleet, "fra"), Options{Key: keyFRA})
 	wrong := strings.Replace(fleet, keyFRA.Public().String(), keyPlant.Public().String(), 1)
 	sha, _ := startNode(t, nodeConfig(t, wrong, "sha"), Options{Key: keySHA})
@@ -396,7 +390,7 @@ func TestWrongKey(t *testing.T) {
 
 // TestUnreachable: a gateway that does not answer is told of, once.
 func TestUnreachable(t *testing.T) {
-	n, book := startNode(t, nodeConfig(t, fleetOf(udpPorts(t, 4), acme), "sha"), Options{Key: keySHA})
+	n, book := startNode(t, nodeConfig(t, fleetOf(takePorts(t, 4), acme), "sha"), Options{Key: keySHA})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() { defer close(done); n.watchPeers(ctx, time.Millisecond) }()
@@ -410,7 +404,7 @@ func TestUnreachable(t *testing.T) {
 }
 
 func TestPortInUse(t *testing.T) {
-	ports := udpPorts(t, 4)
+	ports := takePorts(t, 4)
 	c, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: ports[0]})
 	must(t, err)
 	defer c.Close()

@@ -114,7 +114,7 @@ func TestReloadRefused(t *testing.T) {
 
 // TestReloadWhileFlowsDial: a peer is removed while the exit dials for its flows, which ask the node on their way.
 func TestReloadWhileFlowsDial(t *testing.T) {
-	ports := udpPorts(t, 4)
+	ports := takePorts(t, 4)
 	fleet := fleetOf(ports, acme)
 	var fra *Node
 	dialling := make(chan struct{})
@@ -141,7 +141,7 @@ func TestReloadWhileFlowsDial(t *testing.T) {
 	select {
 	case err := <-done:
 		must(t, err)
-	case <-time.After(5 * time.Second):
+	case <-time.After(testTimeout):
 		buf := make([]byte, 1<<20)
 		panic("reload hangs\n" + string(buf[:runtime.Stack(buf, true)]))
 	}

@@ -59,7 +59,7 @@ func waitStates(t *testing.T, n *Node, peer string, within time.Duration, want m
 // under new keys.
 func TestWatch(t *testing.T) {
 	t.Parallel()
-	fleet := fleetOf(udpPorts(t, 4), acme)
+	fleet := fleetOf(takePorts(t, 4), acme)
 	var dark atomic.Bool
 	listen := func(u config.NodeUplink, port uint16) (probe.Conn, error) {
 		c, err := listenProbe(u, port)
@@ -83,14 +83,17 @@ func TestWatch(t *testing.T) {
 	}
 	// The bond itself gets through there, so that it stays in use, last.
 	p := sha.watch.all()[0]
-	p.mu.Lock()
-	orders := p.orders
-	p.mu.Unlock()
-	for c := range pathsel.NumClasses {
-		if got := fmt.Sprint(orders[c]); got != "[1 0]" {
-			t.Errorf("%v: the bond was told %s, want [1 0]", pathsel.Class(c), got)
+	eventually(t, testTimeout, func() error {
+		p.mu.Lock()
+		orders := p.orders
+		p.mu.Unlock()
+		for c := range pathsel.NumClasses {
+			if got := fmt.Sprint(orders[c]); got != "[1 0]" {
+				return fmt.Errorf("%v: the bond was told %s, want [1 0]", pathsel.Class(c), got)
+			}
 		}
-	}
+		return nil
+	})
 	dark.Store(false)
 	waitStates(t, sha, "fra", testTimeout, up)
 
@@ -197,7 +200,7 @@ func TestOrder(t *testing.T) {
 func TestRulesInUserSpace(t *testing.T) {
 	t.Parallel()
 	tenants := strings.Replace(acme, "    sites:", "    rules:\n      - {protocol: tcp, ports: 81, action: deny}\n    sites:", 1)
-	fleet := fleetOf(udpPorts(t, 4), tenants)
+	fleet := fleetOf(takePorts(t, 4), tenants)
 	o := serve(t, echo)
 	fra := nodeConfig(t, fleet, "fra")
 	startNode(t, fra, Options{Key: keyFRA, Dial: o.dial})

@@ -9,6 +9,9 @@ import (
 	"time"
 )
 
+// ringReplies is more than the ring for replies holds (REPLY_RING).
+const ringReplies = 1 << 14
+
 // TestReplies: an answer is taken once, from the right reflector, with the right
 // tag; it is a sign of life and reaches user space.
 func TestReplies(t *testing.T) {
@@ -162,6 +165,31 @@ func TestReplies(t *testing.T) {
 			t.Errorf("plain reply %+v, %v", r, err)
 		}
 	}
+
+	// With nobody who reads, the ring fills up; what comes then is counted and lost.
+	full := uint32(0)
+	for n := uint32(2000); full == 0; n++ {
+		if n > 2000+ringReplies {
+			t.Fatalf("%d answers have room", ringReplies)
+		}
+		send(datagram(asker4, reflector4, probe(n)))
+		v, code, _ := probeVerdict(t, c, answer(asker4, reflector4, probe(n)))
+		if code != xdpDrop || v != ProbeReply && v != ProbeRingFull {
+			t.Fatalf("answer %d to a reader that is slow: %v, code %d", n, v, code)
+		}
+		if v == ProbeRingFull {
+			full = n
+		}
+	}
+	replies.SetDeadline(time.Now().Add(waitLimit))
+	for n := uint32(2000); n < full; n++ {
+		if r, err := replies.Read(); err != nil || r.Sequence != n {
+			t.Fatalf("reply %+v, %v, want number %d", r, err, n)
+		}
+	}
+	send(datagram(asker4, reflector4, probe(full+1)))
+	take("there is room again", answer(asker4, reflector4, probe(full+1)), ProbeReply)
+
 	must(t, c.SetSenders(nil))
 	take("no senders", answer(asker6, reflector6, stampRequest(12, 1, 2, 0)), numProbeVerdicts)
 }

@@ -54,10 +54,10 @@ Exit code 3 means that something needed is missing; warnings do not change the e
 				for _, u := range n.Uplinks {
 					o.NICs = append(o.NICs, u.Interface)
 				}
+				o.NICs = append(o.NICs, n.LAN...)
 				if local == nil { // each is there, or the node starts without it
 					o.Spare = slices.Clone(o.NICs)
 				}
-				o.NICs = append(o.NICs, n.LAN...)
 				slices.Sort(o.NICs)
 				o.NICs = slices.Compact(o.NICs)
 			}

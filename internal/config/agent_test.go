@@ -195,9 +195,15 @@ func TestCheckLocal(t *testing.T) {
 			"uplink isp1: there is no interface eth0\n" + ErrLocal.Error() + ": uplink isp2: there is no interface eth1", "this machine has enp1s0, lan0"},
 		{"no lan", []Interface{{Name: "eth0", Addrs: pfx("10.2.1.2/24")}, {Name: "eth1"}}, false,
 			"lan: there is no interface lan0", "this machine has eth0, eth1"},
+		{"one lan of two", append([]Interface{{Name: "lan1"}}, agentInterfaces[1:3]...), true,
+			"lan: there is no interface lan0", "this machine has lan1, eth0, eth1"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			late, err := CheckLocal(n, tc.local)
+			n := *n
+			if tc.name == "one lan of two" {
+				n.LAN = []string{"lan0", "lan1"}
+			}
+			late, err := CheckLocal(&n, tc.local)
 			if tc.late {
 				late, err = err, late
 			}

@@ -54,8 +54,8 @@ func SystemInterfaces() ([]Interface, error) {
 }
 
 // CheckLocal compares a node's interfaces and addresses with this machine's. err is what its start fails for; late are
-// uplinks whose interface is not there, or has no address yet, beside others that can be used: the node starts without them
-// and takes them when they are. All findings are joined; each satisfies errors.Is(err, ErrLocal) and carries a hint. A link
+// uplinks whose interface is not there, or has no address yet, and LAN interfaces that are not there, beside others that can
+// be used: the node starts without them and takes them when they are. All findings are joined; each satisfies errors.Is(err, ErrLocal) and carries a hint. A link
 // that is down is no finding: until it is up its paths are down.
 func CheckLocal(n *NodeConfig, local []Interface) (late, err error) {
 	var waits, errs []error
@@ -109,10 +109,16 @@ func CheckLocal(n *NodeConfig, local []Interface) (late, err error) {
 	if len(waits) == len(n.Uplinks) { // nothing to begin with
 		waits, errs = nil, append(waits, errs...)
 	}
+	var lans []error
 	for _, name := range n.LAN {
 		if find(name) == nil {
-			errs = append(errs, missing("lan", name))
+			lans = append(lans, missing("lan", name))
 		}
+	}
+	if len(lans) < len(n.LAN) {
+		waits = append(waits, lans...)
+	} else {
+		errs = append(errs, lans...)
 	}
 	return errors.Join(waits...), errors.Join(errs...)
 }

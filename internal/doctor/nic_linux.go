@@ -21,7 +21,7 @@ func (d *doctor) nic(name string, spare bool) {
 	dir := filepath.Join(d.sys, "class/net", name)
 	if _, err := os.Stat(dir); err != nil {
 		if spare {
-			d.bad(Warn, check, "no such interface", "its paths, until it is there: the node starts without it", "ip -br link")
+			d.bad(Warn, check, "no such interface", "its paths, or the flows behind it, until it is there: the node starts without it", "ip -br link")
 			return
 		}
 		d.bad(Fail, check, "no such interface", "its paths, or the flows behind it", "ip -br link")

@@ -82,6 +82,8 @@ func TestHopTo(t *testing.T) {
 		{"default", []string{"default via 10.1.1.7", "default via fd00:1:1::7"}, peer4, none, netip.MustParseAddr("fd00:1:1::7")},
 		{"one router of the other family", []string{"fd00:20::/64 via fd00:1:1::7", "fd00:30::/64 via fd00:1:1::7"}, peer4, peer4, netip.MustParseAddr("fd00:1:1::7")},
 		{"two routers of the other family", []string{"fd00:20::/64 via fd00:1:1::7", "fd00:30::/64 via fd00:1:1::8"}, peer4, peer4, none},
+		{"one of several routers", []string{"default via 10.1.1.7, 10.1.1.8", "default via fd00:1:1::7, fd00:1:1::8"}, peer4, none, netip.MustParseAddr("fd00:1:1::7")},
+		{"IPv4 by an IPv6 router", []string{"10.9.0.0/16 via fd00:1:1::7"}, netip.MustParseAddr("10.9.1.1"), netip.MustParseAddr("fd00:1:1::7"), none},
 		{"IPv4 by default, IPv6 peer", []string{"default via 10.1.1.7"}, peer6, none, peer6},
 	} {
 		m.in("sha", func() error {
@@ -93,6 +95,14 @@ func TestHopTo(t *testing.T) {
 			for _, text := range tc.routes {
 				dst, gw, _ := strings.Cut(text, " via ")
 				r := &netlink.Route{LinkIndex: nic.Attrs().Index, Gw: net.ParseIP(gw)}
+				if first, second, several := strings.Cut(gw, ", "); several {
+					_, all, _ := net.ParseCIDR(map[bool]string{true: "::/0", false: "0.0.0.0/0"}[strings.Contains(gw, ":")])
+					r = &netlink.Route{Dst: all, MultiPath: []*netlink.NexthopInfo{
+						{LinkIndex: nic.Attrs().Index, Gw: net.ParseIP(first)}, {LinkIndex: nic.Attrs().Index, Gw: net.ParseIP(second)},
+					}}
+				} else if strings.Contains(gw, ":") && !strings.Contains(dst, ":") && dst != "default" {
+					r.Gw, r.Via = nil, &netlink.Via{AddrFamily: syscall.AF_INET6, Addr: r.Gw}
+				}
 				if dst != "default" {
 					if _, r.Dst, err = net.ParseCIDR(dst); err != nil {
 						return err
@@ -103,7 +113,7 @@ func TestHopTo(t *testing.T) {
 				}
 				all = append(all, r)
 			}
-			if p := hopTo("ct0", tc.remote); p.Ifindex != nic.Attrs().Index || p.NextHop != tc.v4 || p.NextHop6 != tc.v6 {
+			if p := routesNow(t, tc.remote).hopTo("ct0", tc.remote); p.Ifindex != nic.Attrs().Index || p.NextHop != tc.v4 || p.NextHop6 != tc.v6 {
 				t.Errorf("%s: %+v, want %v and %v", tc.name, p, tc.v4, tc.v6)
 			}
 			for _, r := range all {
@@ -115,11 +125,19 @@ func TestHopTo(t *testing.T) {
 		})
 	}
 	m.in("sha", func() error {
-		if p := hopTo("none0", peer4); p.Ifindex != 0 {
+		if p := routesNow(t, peer4).hopTo("none0", peer4); p.Ifindex != 0 {
 			t.Errorf("no interface: %+v", p)
 		}
 		return nil
 	})
+}
+
+// routesNow are the routes of the calling thread's namespace.
+func routesNow(t testing.TB, remotes ...netip.Addr) *routeView {
+	t.Helper()
+	v, err := readRoutes(remotes)
+	must(t, err)
+	return v
 }
 
 // fate is what a node says of one flow.

@@ -61,15 +61,16 @@ type directRoute struct {
 	metric int
 }
 
-// set makes a path's rules and tables what its interface and its hop ask for.
-func (d *directRoutes) set(id bpf.PathID, hop bpf.Path) error {
+// set makes a path's rules and tables what its interface and its hop ask for. What they have and what the interface leads to
+// is the view's to know.
+func (d *directRoutes) set(id bpf.PathID, hop bpf.Path, v *routeView) error {
 	d.paths[id] = true
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
 		next := hop.NextHop
 		if family == unix.AF_INET6 {
 			next = hop.NextHop6
 		}
-		err := d.fill(directTable(id), family, hop.Ifindex, next)
+		err := d.fill(directTable(id), family, hop.Ifindex, next, v)
 		if e := netlink.RuleAdd(directRule(family, directTable(id))); !errors.Is(e, os.ErrExist) {
 			err = errors.Join(err, e)
 		}
@@ -87,22 +88,14 @@ func hasIPv6() bool {
 }
 
 // fill makes a table of one family what it should be.
-func (d *directRoutes) fill(table, family, nic int, hop netip.Addr) error {
-	want, err := directRoutesOf(family, nic, hop)
-	if err != nil {
-		return err
-	}
-	old, err := netlink.RouteListFiltered(family, &netlink.Route{Table: table}, netlink.RT_FILTER_TABLE)
-	if err != nil {
-		return err
-	}
+func (d *directRoutes) fill(table, family, nic int, hop netip.Addr, v *routeView) error {
+	want := v.directRoutes(family, nic, hop)
 	var stale []directRoute
-	for _, r := range old {
-		v := toDirectRoute(family, &r)
-		if i := slices.Index(want, v); i >= 0 {
+	for _, old := range v.direct[familyOf{family, table}] {
+		if i := slices.Index(want, old); i >= 0 {
 			want = slices.Delete(want, i, i+1)
 		} else {
-			stale = append(stale, v)
+			stale = append(stale, old)
 		}
 	}
 	// New ones first: with none, packets would leave by the host's other tables.
@@ -120,13 +113,6 @@ func (d *directRoutes) fill(table, family, nic int, hop netip.Addr) error {
 	return errors.Join(errs...)
 }
 
-func boolInt(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
-}
-
 func everythingOf(family int) netip.Prefix {
 	if family == unix.AF_INET6 {
 		return netip.PrefixFrom(netip.IPv6Unspecified(), 0)
@@ -134,41 +120,33 @@ func everythingOf(family int) netip.Prefix {
 	return netip.PrefixFrom(netip.IPv4Unspecified(), 0)
 }
 
-// directRoutesOf is what a table should have. hop is the next one where the interface has no default route.
-func directRoutesOf(family, nic int, hop netip.Addr) (out []directRoute, err error) {
+// directRoutes is what a table should have. hop is the next one where the interface has no default route.
+func (v *routeView) directRoutes(family, nic int, hop netip.Addr) (out []directRoute) {
 	all := everythingOf(family)
-	var gate *netlink.Route // of the default
 	if nic != 0 {
-		routes, err := routesOn(nic, family)
-		if err != nil {
-			return nil, err
+		gate := &directRoute{nic: nic, dst: all, gw: hop}
+		if !hop.IsValid() || hop.Is4() && family == unix.AF_INET6 {
+			gate = nil
 		}
-		rank := func(r *netlink.Route) int { return boolInt(r.Table != unix.RT_TABLE_MAIN) }
-		for i := range routes {
-			r, v := &routes[i], toDirectRoute(family, &routes[i])
-			if v.dst.Bits() == 0 {
-				if gate == nil || rank(r) < rank(gate) || rank(r) == rank(gate) && r.Priority < gate.Priority {
-					gate = r
-				}
-			} else if r.Table == unix.RT_TABLE_MAIN && len(out) < maxDirectRoutes && !v.dst.Addr().IsLinkLocalUnicast() &&
-				!slices.ContainsFunc(out, func(o directRoute) bool { return o.dst == v.dst && o.metric == v.metric }) {
-				out = append(out, v)
+		if o := v.out[familyOf{family, nic}]; o != nil {
+			out = slices.Clone(o.main)
+			if o.gate != nil {
+				gate = o.gate
 			}
 		}
-		switch {
-		case gate != nil:
-			v := toDirectRoute(family, gate)
-			v.metric = directMetric
-			out = append(out, v)
-		case hop.IsValid() && hop.Is6() == (family == unix.AF_INET6):
-			out = append(out, directRoute{nic: nic, dst: all, gw: hop, metric: directMetric})
+		if gate != nil {
+			r := *gate
+			r.metric = directMetric
+			out = append(out, r)
 		}
 	}
-	return append(out, directRoute{dst: all, metric: lastMetric}), nil
+	return append(out, directRoute{dst: all, metric: lastMetric})
 }
 
-func toDirectRoute(family int, r *netlink.Route) directRoute {
-	v := directRoute{nic: r.LinkIndex, dst: everythingOf(family), metric: r.Priority}
+// toDirectRoutes takes a route apart: one for each interface that it leads to, by the first of its routers there. A link that is
+// down leads nowhere.
+func toDirectRoutes(family int, r *netlink.Route) []directRoute {
+	v := directRoute{dst: everythingOf(family), metric: r.Priority}
 	if r.Dst != nil {
 		if a, ok := netip.AddrFromSlice(r.Dst.IP); ok {
 			bits, _ := r.Dst.Mask.Size()
@@ -178,13 +156,30 @@ func toDirectRoute(family int, r *netlink.Route) directRoute {
 			v.dst = netip.PrefixFrom(a, bits)
 		}
 	}
-	if a, ok := netip.AddrFromSlice(r.Gw); ok {
-		v.gw = a.Unmap()
-	}
 	if r.Type != unix.RTN_UNICAST {
-		v.nic = 0 // IPv6 gives these the loopback interface
+		return []directRoute{v} // IPv6 gives these the loopback interface
 	}
-	return v
+	if len(r.MultiPath) == 0 {
+		v.nic, v.gw = r.LinkIndex, routerOf(r.Gw, r.Via)
+		return []directRoute{v}
+	}
+	var out []directRoute
+	for _, hop := range r.MultiPath {
+		if hop.Flags&unix.RTNH_F_DEAD == 0 && !slices.ContainsFunc(out, func(o directRoute) bool { return o.nic == hop.LinkIndex }) {
+			v.nic, v.gw = hop.LinkIndex, routerOf(hop.Gw, hop.Via)
+			out = append(out, v)
+		}
+	}
+	return out
+}
+
+// routerOf is a route's router, which may be of the other family (RFC 5549). Invalid: what it leads to is on the link.
+func routerOf(gw net.IP, via netlink.Destination) netip.Addr {
+	if v, ok := via.(*netlink.Via); ok && v != nil {
+		gw = v.Addr
+	}
+	a, _ := netip.AddrFromSlice(gw)
+	return a.Unmap()
 }
 
 func (v directRoute) route(family, table int) *netlink.Route {
@@ -196,7 +191,11 @@ func (v directRoute) route(family, table int) *netlink.Route {
 	case v.nic == 0:
 		r.Type = unix.RTN_UNREACHABLE
 	case v.gw.IsValid():
-		r.Gw = v.gw.AsSlice()
+		if v.gw.Is6() == (family == unix.AF_INET6) {
+			r.Gw = v.gw.AsSlice()
+		} else {
+			r.Via = &netlink.Via{AddrFamily: unix.AF_INET6, Addr: v.gw.AsSlice()}
+		}
 		r.Flags = int(netlink.FLAG_ONLINK) // whatever the link's own routes say
 	case family == unix.AF_INET:
 		r.Scope = unix.RT_SCOPE_LINK
@@ -249,8 +248,10 @@ func dropDirect(family, table int) error {
 		errs = append(errs, err)
 	}
 	for _, r := range routes {
-		if err := netlink.RouteDel(toDirectRoute(family, &r).route(family, table)); err != nil && !errors.Is(err, unix.ESRCH) {
-			errs = append(errs, fmt.Errorf("remove route from table %#x: %w", table, err))
+		for _, v := range toDirectRoutes(family, &r) {
+			if err := netlink.RouteDel(v.route(family, table)); err != nil && !errors.Is(err, unix.ESRCH) {
+				errs = append(errs, fmt.Errorf("remove route from table %#x: %w", table, err))
+			}
 		}
 	}
 	return errors.Join(errs...)
@@ -263,12 +264,4 @@ func directRule(family, table int) *netlink.Rule {
 	r := netlink.NewRule()
 	r.Family, r.Table, r.Priority, r.Mark, r.Mask = family, table, directPriority, uint32(table), &mask
 	return r
-}
-
-// routesOn are the routes that lead out of an interface, in all tables but those for direct flows.
-func routesOn(nic, family int) ([]netlink.Route, error) {
-	routes, err := netlink.RouteListFiltered(family, &netlink.Route{LinkIndex: nic, Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_OIF|netlink.RT_FILTER_TABLE)
-	return slices.DeleteFunc(routes, func(r netlink.Route) bool {
-		return r.Type != unix.RTN_UNICAST || r.Table&^0xffff == directMark
-	}), err
 }

@@ -232,7 +232,7 @@ func TestDirectRoutes(t *testing.T) {
 		must(t, err)
 		var out []string
 		for _, r := range all {
-			v := toDirectRoute(family, &r)
+			v := toDirectRoutes(family, &r)[0]
 			switch {
 			case v.nic == 0:
 				out = append(out, fmt.Sprintf("%v refused", v.dst))
@@ -259,9 +259,14 @@ func TestDirectRoutes(t *testing.T) {
 			return err
 		}
 		i := nic.Attrs().Index
+		peer := netip.MustParseAddr("10.1.1.2")
+		set := func(dev string) error {
+			v := routesNow(t, peer)
+			return d.set(7, v.hopTo(dev, peer), v)
+		}
 		check := func(what, v4, v6 string) {
 			t.Helper()
-			must(t, d.set(7, hopTo("ct0", netip.MustParseAddr("10.1.1.2"))))
+			must(t, set("ct0"))
 			if got := table(unix.AF_INET); got != v4 {
 				t.Errorf("%s: IPv4 %s, want %s", what, got, v4)
 			}
@@ -272,27 +277,42 @@ func TestDirectRoutes(t *testing.T) {
 		const link6 = "fd00:1:1::/64, fd00:20::/64 via fd00:1:1::2, "
 		// IPv6 has one router on this link, IPv4 none: then the peer is it.
 		check("no default", "0.0.0.0/0 via 10.1.1.2, 0.0.0.0/0 refused, 10.1.1.0/24", link6+"::/0 via fd00:1:1::2, ::/0 refused")
+		_, all, err := net.ParseCIDR("0.0.0.0/0")
+		must(t, err)
 		own := add(201, i, "", "10.1.1.9")
 		check("default in a table of the host's own", "0.0.0.0/0 via 10.1.1.9, 0.0.0.0/0 refused, 10.1.1.0/24", link6+"::/0 via fd00:1:1::2, ::/0 refused")
 		add(unix.RT_TABLE_MAIN, i, "", "10.1.1.8")
 		add(unix.RT_TABLE_MAIN, i, "::/0", "fd00:1:1::8")
 		add(unix.RT_TABLE_MAIN, i, "10.30.0.0/16", "10.1.1.7")
 		check("default", "0.0.0.0/0 via 10.1.1.8, 0.0.0.0/0 refused, 10.1.1.0/24, 10.30.0.0/16 via 10.1.1.7", link6+"::/0 via fd00:1:1::8, ::/0 refused")
+		// Of two routers on two carriers each table has its own; an IPv6 router leads to IPv4 too (RFC 5549).
+		must(t, netlink.RouteDel(&netlink.Route{LinkIndex: i, Table: unix.RT_TABLE_MAIN, Dst: all, Gw: net.ParseIP("10.1.1.8")}))
+		cu, err := netlink.LinkByName("cu0")
+		must(t, err)
+		_, far, err := net.ParseCIDR("10.40.0.0/16")
+		must(t, err,
+			netlink.RouteAdd(&netlink.Route{Dst: all, MultiPath: []*netlink.NexthopInfo{{LinkIndex: cu.Attrs().Index, Gw: net.ParseIP("10.1.2.6")}, {LinkIndex: i, Gw: net.ParseIP("10.1.1.6")}}}),
+			netlink.RouteAdd(&netlink.Route{LinkIndex: i, Dst: far, Via: &netlink.Via{AddrFamily: unix.AF_INET6, Addr: net.ParseIP("fd00:1:1::7")}}))
+		check("several routers, and one of the other family", "0.0.0.0/0 via 10.1.1.6, 0.0.0.0/0 refused, 10.1.1.0/24, 10.30.0.0/16 via 10.1.1.7, 10.40.0.0/16 via fd00:1:1::7",
+			link6+"::/0 via fd00:1:1::8, ::/0 refused")
+		check("the same again", "0.0.0.0/0 via 10.1.1.6, 0.0.0.0/0 refused, 10.1.1.0/24, 10.30.0.0/16 via 10.1.1.7, 10.40.0.0/16 via fd00:1:1::7",
+			link6+"::/0 via fd00:1:1::8, ::/0 refused")
 		must(t, netlink.RouteDel(own), netlink.LinkSetDown(nic))
 		check("down", "0.0.0.0/0 refused", "::/0 refused")
 		// Whoever cleans up the host's rules does not send direct flows elsewhere for long.
 		must(t, netlink.RuleDel(directRule(unix.AF_INET, directTable(7))))
-		must(t, d.set(7, hopTo("ct0", netip.MustParseAddr("10.1.1.2"))))
+		must(t, set("ct0"))
 		must(t, netlink.RuleDel(directRule(unix.AF_INET, directTable(7))))
-		must(t, d.set(7, hopTo("gone0", netip.MustParseAddr("10.1.1.2"))), d.remove(7))
+		must(t, set("gone0"), d.remove(7))
 		if v4, v6 := table(unix.AF_INET), table(unix.AF_INET6); v4+v6 != "" {
 			t.Errorf("left: %s %s", v4, v6)
 		}
 		// Without IPv6 on the NIC there is nothing to tell; but where a route is wanted and not to be had, packets are refused.
 		must(t, netlink.LinkSetUp(nic), os.WriteFile("/proc/sys/net/ipv6/conf/ct0/disable_ipv6", []byte("1"), 0))
-		must(t, d.set(7, hopTo("ct0", netip.MustParseAddr("10.1.1.2"))), d.remove(7))
-		hop := hopTo("ct0", netip.MustParseAddr("10.1.1.2"))
-		if hop.NextHop6 = netip.MustParseAddr("fd00:1:1::2"); d.set(7, hop) == nil {
+		must(t, set("ct0"), d.remove(7))
+		v := routesNow(t, peer)
+		hop := v.hopTo("ct0", peer)
+		if hop.NextHop6 = netip.MustParseAddr("fd00:1:1::2"); d.set(7, hop, v) == nil {
 			t.Error("an IPv6 route that is not to be had is no error")
 		}
 		if got := table(unix.AF_INET6); got != "::/0 refused" {
@@ -302,8 +322,8 @@ func TestDirectRoutes(t *testing.T) {
 			t.Errorf("the rule of a table without its route: %v", err)
 		}
 		must(t, os.WriteFile("/proc/sys/net/ipv6/conf/all/disable_ipv6", []byte("1"), 0))
-		must(t, d.set(7, hopTo("ct0", netip.MustParseAddr("10.1.1.2"))), d.remove(7))
-		must(t, d.set(7, hopTo("gone0", netip.MustParseAddr("10.1.1.2"))))
+		must(t, set("ct0"), d.remove(7))
+		must(t, set("gone0"))
 		// A process without direct flows on the same host leaves them alone.
 		k, err := newKernel(slog.New(slog.DiscardHandler), false)
 		must(t, err, k.close())

@@ -3,14 +3,11 @@ package node
 import (
 	"errors"
 	"log/slog"
-	"net"
 	"net/netip"
 	"reflect"
 	"slices"
 	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/landbridge/landbridge/bpf"
 	"github.com/landbridge/landbridge/internal/config"
@@ -19,8 +16,8 @@ import (
 )
 
 const (
-	// hopEvery is how often the routes of uplinks are looked up for direct flows.
-	hopEvery = time.Second
+	// routeAgain is how often the host is asked again for a route for direct flows that it would not have.
+	routeAgain = time.Second
 
 	// darkWithin is after which time no new flow goes on a path that went dark. What had left before arrives for a one-way
 	// delay; what remains of the time, and is not spared for the kernel's clock and a later packet than most, is patience.
@@ -45,8 +42,10 @@ type kernel struct {
 	log   *slog.Logger
 	table *bpf.Paths
 
+	host *hostRoutes // nil: no classifier picks from the table
+
 	mu     sync.Mutex
-	direct *directRoutes // nil: no classifier picks from the table
+	direct *directRoutes // nil as host is
 	peers  map[string]*kernelPeer
 	ids    [bpf.MaxPaths + 1]bool // in use
 	groups [bpf.MaxGroups]bool
@@ -65,13 +64,15 @@ type kernelPath struct {
 	path   bpf.Path
 	hop    bpf.Path // all but State and Leave
 	looked time.Duration
-	taken  bool // replies are taken in the kernel
+	view   *routeView // that hop is of
+	taken  bool       // replies are taken in the kernel
 	// unrouted: the host has no rule for direct flows of the path, where it should.
 	unrouted bool
 }
 
-// newKernel makes an empty table. picked says that there are direct flows, so that the host may have to route them.
-func newKernel(log *slog.Logger, picked bool) (*kernel, error) {
+// newKernel makes an empty table. picked says that there are direct flows, so that the host may have to route them, to the
+// remotes at first.
+func newKernel(log *slog.Logger, picked bool, remotes ...netip.Addr) (*kernel, error) {
 	t, err := bpf.NewPaths()
 	if err != nil {
 		return nil, err
@@ -79,11 +80,13 @@ func newKernel(log *slog.Logger, picked bool) (*kernel, error) {
 	k := &kernel{log: log, table: t, peers: map[string]*kernelPeer{}}
 	if picked {
 		k.direct = newDirectRoutes(log)
+		k.host = newHostRoutes(log, readRoutes, remotes)
 	}
 	return k, nil
 }
 
 func (k *kernel) close() error {
+	k.host.close()
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return errors.Join(k.direct.close(), k.table.Close())
@@ -213,11 +216,8 @@ func (k *kernel) decided(now time.Duration, peer string, paths []watchedPath, up
 		}
 		seen[w.id] = true
 		u := uplinks[w.uplink]
-		if kp.looked == 0 || now-kp.looked >= hopEvery {
-			kp.looked, kp.hop = now, hopTo(u.Interface, w.remote.Addr())
-			if u.Direct == config.DirectRoute && k.direct != nil {
-				k.route(kp, u)
-			}
+		if k.host != nil {
+			k.look(now, kp, u, w.remote.Addr().Unmap())
 		}
 		path := kp.hop
 		path.State = kernelState(states[i].State)
@@ -296,9 +296,21 @@ func onlyAnswers(l bpf.Live, now time.Duration) bool {
 	return l.Request > 0 && now-l.Request > aloneAfter && now-l.Reply < bpf.DefaultMaxAge
 }
 
+// look finds where direct flows of a path go, if the host's routes have changed. Called with mu held.
+func (k *kernel) look(now time.Duration, kp *kernelPath, u config.NodeUplink, remote netip.Addr) {
+	v := k.host.toward(remote)
+	if v == kp.view && (!kp.unrouted || now-kp.looked < routeAgain) {
+		return
+	}
+	kp.looked, kp.view, kp.hop = now, v, v.hopTo(u.Interface, remote)
+	if u.Direct == config.DirectRoute {
+		k.route(kp, u)
+	}
+}
+
 // route lets the host route direct flows of a path. Called with mu held.
 func (k *kernel) route(kp *kernelPath, u config.NodeUplink) {
-	err := k.direct.set(kp.id, kp.hop)
+	err := k.direct.set(kp.id, kp.hop, kp.view)
 	if err != nil && !kp.unrouted {
 		k.log.Error("no direct flow leaves by a path until the host can route it", "uplink", u.Name, "interface", u.Interface, "err", err, "hint", hint.Of(err))
 	}
@@ -341,60 +353,3 @@ func kernelState(s pathsel.State) bpf.PathState {
 
 // kernelClass numbers the classes as the programs do: 0 is none there.
 func kernelClass(c pathsel.Class) bpf.Class { return bpf.Class(c) + bpf.Realtime }
-
-// hopTo finds where direct flows go on an interface, IPv4 and IPv6: to its default router, or, where it has no default
-// route, to the router that leads to the peer, or to the peer itself. A peer of the other family leads nowhere; then it is the
-// one router that all the interface's routes have.
-func hopTo(name string, remote netip.Addr) (p bpf.Path) {
-	nic, err := net.InterfaceByName(name)
-	if err != nil {
-		return p
-	}
-	p.Ifindex = nic.Index
-	v4, found := hopOf(nic.Index, unix.AF_INET, remote)
-	p.NextHop = v4
-	if p.NextHop6, _ = hopOf(nic.Index, unix.AF_INET6, remote); !found && remote.Is6() {
-		p.NextHop = p.NextHop6
-	}
-	return p
-}
-
-// hopOf is that of one family; an invalid one that was found is whatever the routing table has.
-func hopOf(nic, family int, remote netip.Addr) (hop netip.Addr, found bool) {
-	routes, err := routesOn(nic, family)
-	if err != nil {
-		return hop, false
-	}
-	best := -1
-	var routers []netip.Addr
-	for _, r := range routes {
-		gw, routed := netip.AddrFromSlice(r.Gw)
-		gw = gw.Unmap()
-		if routed {
-			routers = append(routers, gw)
-		}
-		bits := 0
-		if r.Dst != nil {
-			bits, _ = r.Dst.Mask.Size()
-		}
-		if bits == 0 {
-			if family == unix.AF_INET { // the kernel finds it, and several of them
-				return netip.Addr{}, true
-			}
-			return gw, true
-		}
-		if bits <= best || !r.Dst.Contains(remote.AsSlice()) {
-			continue
-		}
-		best, hop = bits, remote
-		if routed {
-			hop = gw
-		}
-	}
-	if slices.SortFunc(routers, netip.Addr.Compare); !hop.IsValid() {
-		if routers = slices.Compact(routers); len(routers) == 1 {
-			hop = routers[0]
-		}
-	}
-	return hop, hop.IsValid()
-}

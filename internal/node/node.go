@@ -102,7 +102,7 @@ func Start(ctx context.Context, cfg *config.NodeConfig, opts Options) (_ *Node, 
 		return nil, err
 	}
 	if len(cfg.LAN) > 0 && !opts.NoCapture {
-		if n.kernel, err = newKernel(opts.Log, true); err != nil {
+		if n.kernel, err = newKernel(opts.Log, true, remotesOf(cfg)...); err != nil {
 			return nil, explainCapture(fmt.Errorf("start transparent capture: %w", err))
 		}
 	}
@@ -151,6 +151,18 @@ func Start(ctx context.Context, cfg *config.NodeConfig, opts Options) (_ *Node, 
 	n.wg.Go(func() { n.watchUplinks(ctx) })
 	n.wg.Go(func() { n.watchPeers(ctx, connectPatience) })
 	return n, nil
+}
+
+// remotesOf are the addresses of gateways.
+func remotesOf(cfg *config.NodeConfig) (out []netip.Addr) {
+	for _, p := range cfg.Peers {
+		for _, path := range p.Paths {
+			if a := path.Remote.Addr().Unmap(); !slices.Contains(out, a) {
+				out = append(out, a)
+			}
+		}
+	}
+	return out
 }
 
 // elephantBytes is what the tunnel can do of the policy.

@@ -142,6 +142,31 @@ func TestInterfaceComesBack(t *testing.T) {
 	}
 }
 
+// TestInterfaceLate: of several NICs one may be missing at the start.
+func TestInterfaceLate(t *testing.T) {
+	topo := newTopology(t)
+	must(t, topo.gateway.do(func() error {
+		l, err := netlink.LinkByName("lan0")
+		if err != nil {
+			return err
+		}
+		return netlink.LinkDel(l)
+	}))
+	log := newFlowLog()
+	tr := &Transparent{Interfaces: []string{"lan0", "wan0"}, Prefixes: prefixes("192.0.2.0/24")}
+	topo.startTransparent(t, tr, log.handle)
+	attached := func() string { return strings.Join(tr.Attached(), " ") }
+	if got := attached(); got != "wan0" {
+		t.Fatalf("attached to %q", got)
+	}
+	topo.connectClient(t)
+	eventually(t, "lan0 captured", func() bool { return attached() == "lan0 wan0" })
+	c, err := topo.client.dial("192.0.2.1:80")
+	must(t, err)
+	defer c.Close()
+	log.next(t).done()
+}
+
 // TestLocalAddressAdded: an address the host gets later is its own at once.
 func TestLocalAddressAdded(t *testing.T) {
 	topo := newTopology(t)

@@ -51,18 +51,23 @@ type attachment struct {
 	*bpf.Attachment
 }
 
-// start attaches to all interfaces, which must be there, in the namespace of
-// the calling thread.
+// start attaches to the interfaces, of which one must be there, in the
+// namespace of the calling thread.
 func (n *nics) start() error {
 	n.attached = make(map[string]attachment)
 	n.news, n.done = make(chan struct{}, 1), make(chan struct{})
 	if len(n.names) == 0 {
 		return errors.New("no interfaces given: at least one is needed")
 	}
+	var missing []error
 	for _, name := range n.names {
 		if err := findInterface(name); err != nil {
-			return err
+			missing = append(missing, err)
+			n.log.Warn("interface is missing, not capturing there until it is there", "interface", name)
 		}
+	}
+	if len(missing) == len(n.names) {
+		return errors.Join(missing...)
 	}
 	// Subscribe before looking, so that no change falls in between.
 	var err error

@@ -16,8 +16,8 @@ const (
 	// warmUp is the time after the first choice in which little is known of any path, and moves from or to one that the
 	// bond fills count as no flaps: lanes are cold, and it looks for one path's rate after the other's.
 	warmUp = time.Minute
-	// easyClaim is the part of the usual margin and doubt that keeps a choice in that time, until it flaps, and always in a
-	// brownout. With all of it calls of the scenario typical stayed on the second best path.
+	// easyClaim is the part of the usual margin and doubt that keeps a choice in that time, until the class flaps, and of the
+	// margin in a brownout. With all of it calls of the scenario typical stayed on the second best path.
 	easyClaim = 0.5
 	// maxFlaps bounds the doubling: 10 s become 10 minutes.
 	maxFlaps = 6
@@ -198,7 +198,7 @@ func (c *Choice) move(now time.Duration, states []PathState, own *PathState, bes
 	}
 	// What is in use gets the benefit of the doubt, and the others bear the burden of proof; in a brownout the change is
 	// what was proved, and half the margin will do. In the first minute half of both will: what is in use was the first to
-	// answer, or the best of ten seconds. Who flaps has used that up.
+	// answer, or the best of a few seconds. A class that flaps has used that up.
 	brownout := own.State == StateBrownout && p.LeaveBrownout
 	mine, theirs, part := kindly, severely, 1.0
 	switch {

@@ -8,9 +8,9 @@ import (
 // The test for a rise of loss: the log-likelihood ratio of "loss is p1" against "loss is p0" summed over packets, never
 // below 0 (Page's CUSUM). p0 is what the path had in the last 60 s, p1 the least that is worth a move, both by what losses prove.
 const (
-	// lossAlarm is the sum at which the rise is believed. A false alarm is due once in some exp(8)/0.03 packets, ten
-	// minutes of probes and more; few of them move anything. The tests measure it.
-	lossAlarm = 8.0
+	// lossAlarm is the sum at which the rise is believed. A false alarm is due once in eight hours of a direction's probes
+	// where 5 % are lost, in 36 where 1 % are. One more makes it 2.7 times as rare, and a true one ten fast probes later.
+	lossAlarm = 10.0
 	// lossDoubt is the sum at which more probes are asked for: one loss on a path that has less than 2 %, two on
 	// others.
 	lossDoubt = 1.2
@@ -25,6 +25,9 @@ const (
 	lossFactor = 2.5
 	// lossPrior packets of which one is lost stand in for what is not known of a new path.
 	lossPrior = 100
+	// lossUnsure is by how many standard deviations p0 is taken above what the path showed. A path that was chosen for its
+	// little loss had luck as well, and what it usually loses is no rise.
+	lossUnsure = 0.5
 	// readyPackets are needed before a rise can be told from a path that always was like this: 10 s of probes.
 	readyPackets = 200
 	// runLoss is what each further loss of a run counts beside the first: losses come in bursts, and a burst of five is
@@ -47,7 +50,8 @@ type lossTest struct {
 
 // tune sets the hypotheses from the long window.
 func (t *lossTest) tune(long Counts) {
-	t.p0 = max((long.proofs()+1)/float64(long.Packets+lossPrior), lossFloor)
+	seen := long.proofs() + 1
+	t.p0 = max((seen+lossUnsure*math.Sqrt(seen))/float64(long.Packets+lossPrior), lossFloor)
 	t.p1 = min(max(t.p0+lossRise, t.p0*lossFactor), 0.95)
 	t.p0 = min(t.p0, t.p1*0.9)
 	t.ready = long.Packets >= readyPackets

@@ -12,7 +12,7 @@ import (
 const (
 	// recordVersion is that of the records' meaning: the scores and rules of Select are part of it, since a replay must
 	// come to the same decisions.
-	recordVersion = 3
+	recordVersion = 4
 	// MaxRecord bounds a line that is read: 64 paths in 3 classes fit.
 	MaxRecord = 256 << 10
 	// recordEvery is how often a decision that did not change is logged, so that another policy can be tried on quiet

@@ -107,8 +107,8 @@ func TestReadRecordErrors(t *testing.T) {
 	for _, tt := range []struct{ name, old, new, want string }{
 		{"no JSON", line, "hello", "invalid character"},
 		{"empty", line, "", "EOF"},
-		{"version", `{"v":3`, `{"v":2`, "of another version: 2, want 3"},
-		{"unknown key", `{"v":3`, `{"x":1,"v":3`, `unknown field "x"`},
+		{"version", `{"v":4`, `{"v":3`, "of another version: 3, want 4"},
+		{"unknown key", `{"v":4`, `{"x":1,"v":4`, `unknown field "x"`},
 		{"flaps", `"flaps":`, `"flaps":-1`, "flaps outside 0 to 6"},
 		{"policy", `"elephant_bytes":262144`, `"elephant_bytes":1`, "elephant 1 bytes"},
 		{"state", `"state":"`, `"state":"x`, "path state"},
@@ -132,7 +132,7 @@ func FuzzReadRecord(f *testing.F) {
 	journey(f, log)
 	f.Add(log.lines[0])
 	f.Add(log.lines[len(log.lines)-1])
-	f.Add([]byte(`{"v":3}`))
+	f.Add([]byte(`{"v":4}`))
 	f.Fuzz(func(t *testing.T, line []byte) {
 		r, err := ReadRecord(line)
 		if err != nil {

@@ -156,11 +156,12 @@ func TestColdStart(t *testing.T) {
 	}
 }
 
-// TestNoiseIsIgnored: ten minutes of 5 % each way on equal paths.
+// TestNoiseIsIgnored: ten minutes of 5 % each way on equal paths. In the last two of the seeds chance is at its worst: with a
+// lossAlarm of 8 a class moves three times.
 func TestNoiseIsIgnored(t *testing.T) {
 	t.Parallel()
 	noisy := "50mbit delay 90ms jitter 2ms loss 5%"
-	for _, seed := range seeds(t, 6) {
+	for _, seed := range append(seeds(t, 3), 108, 112) {
 		s := newSim(t, seed, noisy, noisy, noisy)
 		s.quiet = true
 		s.run(10 * time.Minute)

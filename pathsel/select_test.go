@@ -48,10 +48,18 @@ func TestSelect(t *testing.T) {
 		return d
 	}
 	long := now - 20*time.Second
-	young := func(p uint8) *Decision {
+	young := func(p uint8) *Decision { // the first choice, in its first minute
 		d := on(p, long)
 		for i := range d.Classes {
 			d.Classes[i].Began, d.Classes[i].Since = now-warmUp+ms, now-warmUp+ms
+		}
+		return d
+	}
+	moved := func(flaps int) *Decision { // from the first choice, half a minute ago
+		d := young(0)
+		for i := range d.Classes {
+			d.Classes[i].Since += 30 * time.Second
+			d.Classes[i].Flaps = flaps
 		}
 		return d
 	}
@@ -90,6 +98,8 @@ func TestSelect(t *testing.T) {
 		{"better by less than the noise", Realtime, on(0, long), []PathState{path(0, StateUp, 100*ms, 0.05), path(1, StateUp, 100*ms, 0.035)}, "ab", "a", WhyBetter},
 		{"better by two thirds of the margin", Realtime, on(0, long), []PathState{path(0, StateUp, 100*ms, 0.02), path(1, StateUp, 100*ms, 0.007)}, "ab", "a", WhyBetter},
 		{"better by two thirds of the margin, in the first minute", Realtime, young(0), []PathState{path(0, StateUp, 100*ms, 0.02), path(1, StateUp, 100*ms, 0.007)}, "ba", "b", WhyBetter},
+		{"better by two thirds of the margin, in the first minute, after a move", Realtime, moved(0), []PathState{path(0, StateUp, 100*ms, 0.02), path(1, StateUp, 100*ms, 0.007)}, "ba", "b", WhyBetter},
+		{"better by two thirds of the margin, in the first minute, after two moves", Realtime, moved(1), []PathState{path(0, StateUp, 100*ms, 0.02), path(1, StateUp, 100*ms, 0.007)}, "ab", "a", WhyBetter},
 		{"better by less than the noise, in the first minute", Realtime, young(0), []PathState{path(0, StateUp, 100*ms, 0.02), path(1, StateUp, 100*ms, 0.016)}, "ab", "a", WhyBetter},
 		{"better, in the dwell", Interactive, on(0, now-9*time.Second), []PathState{path(0, StateUp, 100*ms, 0), path(1, StateUp, 70*ms, 0)}, "ab", "a", WhyBetter},
 		{"down, in the dwell", Interactive, on(0, now-ms), []PathState{path(0, StateDown, 100*ms, 0), path(1, StateUp, 200*ms, 0)}, "b", "b", WhyFailed},

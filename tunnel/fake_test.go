@@ -158,6 +158,7 @@ type fakeSession struct {
 	once     *sync.Once
 	open     *atomic.Int64
 	capacity atomic.Int64 // bit/s
+	held     atomic.Bool  // lanes are opened when it ends
 	rtt      time.Duration
 
 	mu    sync.Mutex
@@ -188,6 +189,9 @@ func (s *fakeSession) Capacity() (int64, time.Duration) {
 }
 
 func (s *fakeSession) OpenLane(c Class) (Lane, error) {
+	for s.held.Load() {
+		time.Sleep(10 * time.Millisecond)
+	}
 	mk := func(out *link) *fakeLane {
 		s.open.Add(1)
 		return &fakeLane{class: c, out: out, in: make(chan packet, 1<<14), closed: make(chan struct{}), open: s.open}

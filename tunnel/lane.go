@@ -36,7 +36,8 @@ const (
 	handshakeTimeout = 5 * time.Second
 	// acceptTimeout bounds how long an accepted lane may stay without a connection.
 	acceptTimeout = 2 * handshakeTimeout
-	// drainGrace is how long a draining lane without flows is kept for a flow that the peer opened just before it knew.
+	// drainGrace is how long a draining lane without flows is kept, beside another one, for a flow that the peer opened just
+	// before it knew.
 	drainGrace = 3 * time.Second
 
 	// quicMaxWindow is quic-go's largest congestion window, in packets.

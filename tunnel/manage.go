@@ -130,7 +130,7 @@ func (s *session) checkLane(l *lane) {
 	}
 	if l.draining.Load() {
 		switch {
-		case l.refs.Load() > 0:
+		case l.refs.Load() > 0 || !s.fresh(): // without another lane, new flows still take this one
 			l.drained = time.Time{}
 		case l.drained.IsZero():
 			l.drained = now
@@ -183,6 +183,13 @@ func (s *session) checkLane(l *lane) {
 	}
 	s.lastReplaced = now
 	s.replace(l, "window", st.CongestionWindow, "needed", want)
+}
+
+// fresh tells whether there is a lane that new flows take rather than a draining one.
+func (s *session) fresh() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.ContainsFunc(s.lanes, func(l *lane) bool { return l.alive() && !l.draining.Load() })
 }
 
 // replace has the lane drained on both sides; the initiator opens another one.

@@ -197,6 +197,54 @@ func TestDrain(t *testing.T) {
 	}
 }
 
+// TestDrainAlone marks all lanes as used up while no other can be opened yet, as before the paths' rates are known: flows
+// have the old ones until there are new ones.
+func TestDrainAlone(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := newChain(t, 2, 50, 100*time.Millisecond, func(_ int, c *Config) { c.Lanes = LanePlan{1, 1} })
+		defer c.close()
+		c.serve = echo
+		c.up()
+		hold := func(on bool) {
+			for _, s := range c.ends[0] {
+				s.held.Store(on)
+			}
+		}
+		ask := func() {
+			t.Helper()
+			conn, done := c.open()
+			go send(t, conn, []byte("carried"))
+			if b, err := io.ReadAll(conn); string(b) != "carried" || err != nil {
+				t.Errorf("a flow: %q, %v", b, err)
+			}
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		}
+		hold(true)
+		ses, _ := c.nodes[0].peers[names[1]].current()
+		a, _ := ses.pick(Interactive)
+		b, _ := ses.pick(Bulk)
+		for _, l := range []*lane{a, b} {
+			ses.drain(l)
+			l.signal(uniDrain)
+		}
+		for range 3 { // long enough for both sides to find that no flow is there
+			time.Sleep(2 * drainGrace)
+			ask()
+		}
+		if !a.alive() || !b.alive() {
+			t.Error("a lane has ended before another one was there")
+		}
+		hold(false)
+		time.Sleep(2 * drainGrace)
+		ask()
+		if a.alive() || b.alive() {
+			t.Error("a lane goes on without flows beside new ones")
+		}
+	})
+}
+
 // TestHello tells names, versions and routes, at the start and at a change.
 func TestHello(t *testing.T) {
 	bubble(t, func(t *testing.T) {

@@ -9,13 +9,20 @@ import (
 	"github.com/landbridge/landbridge/bench/wan"
 )
 
-// TestFirstSecond asks a warm tunnel over bad links for an endless stream: its first second moves nearly what a later one
-// does, counted from the first byte on. Without repair at the start it was 0.72 to 0.76 here.
+// TestFirstSecond asks warm tunnels over bad links for an endless stream, again and again: the first second moves nearly what
+// a later one does, counted from the first byte on. One start in 15 meets so many losses that it moves 0.3 to 0.8; the others
+// move 0.9 to 1.1, and all together 0.92 to 1.08. Without repair at the start nearly each moves 0.72 to 0.87.
 func TestFirstSecond(t *testing.T) {
 	t.Parallel()
-	runs, seconds, least := 5, 3*time.Second, 0.78
+	const (
+		tunnels = 3
+		starts  = 3 // of each
+		seconds = 3 * time.Second
+		least   = 0.9 // of the better starts
+		leastOf = 0.7 // of all together
+	)
 	if raceOn {
-		t.Skip("five tunnels to warm; the race detector sees the same code in other tests")
+		t.Skip("three tunnels to warm; the race detector sees the same code in other tests")
 	}
 	scenario, err := wan.ScenarioNamed("heavy")
 	if err != nil {
@@ -23,9 +30,10 @@ func TestFirstSecond(t *testing.T) {
 	}
 	seed := seeded(t).Uint64()
 	var mu sync.Mutex
+	var sumFirst, sumLater float64 // bytes a second
 	var shares []float64
-	t.Run("runs", func(t *testing.T) {
-		for i := range runs {
+	t.Run("tunnels", func(t *testing.T) {
+		for i := range tunnels {
 			t.Run("", func(t *testing.T) {
 				t.Parallel()
 				bubble(t, func(t *testing.T) {
@@ -34,41 +42,54 @@ func TestFirstSecond(t *testing.T) {
 					defer done()
 					c.serve = source64k
 					c.warmed()
-					time.Sleep(6 * time.Second) // filler is over, and the lanes idle
-					conn, end := c.open()
-					_, _ = conn.Write([]byte("please"))
-					var began time.Time
-					var first, all int64
-					buf := make([]byte, 64<<10)
-					for began.IsZero() || time.Since(began) < seconds {
-						n, err := conn.Read(buf)
-						if err != nil {
-							t.Fatal(err)
-						}
-						if began.IsZero() {
-							began = time.Now()
-						}
-						all += int64(n)
-						if time.Since(began) <= time.Second {
-							first = all
-						}
+					for range starts {
+						time.Sleep(6 * time.Second) // filler is over, and the lanes idle
+						first, all := firstSecond(t, c, seconds)
+						later := float64(all-first) / (seconds - time.Second).Seconds()
+						mu.Lock()
+						sumFirst, sumLater = sumFirst+float64(first), sumLater+later
+						shares = append(shares, float64(first)/later)
+						mu.Unlock()
 					}
-					_ = conn.Reset()
-					<-end
-					share := float64(first) * (seconds - time.Second).Seconds() / float64(all-first)
-					mu.Lock()
-					shares = append(shares, share)
-					mu.Unlock()
 				})
 			})
 		}
 	})
-	if len(shares) < runs {
-		return // failed
+	if t.Failed() {
+		return
 	}
 	slices.Sort(shares)
-	t.Logf("shares %.3f", shares)
-	if m := shares[runs/2]; m < least {
-		t.Errorf("the first second moves %.3f of a later one (median), want %.2f", m, least)
+	all := sumFirst / sumLater
+	t.Logf("the first second moves %.3f of a later one; by start %.3f", all, shares)
+	if got := shares[tunnels*starts*2/3]; got < least {
+		t.Errorf("the first second of the better starts moves %.3f of a later one, want %.2f: %.3f", got, least, shares)
 	}
+	if all < leastOf {
+		t.Errorf("the first second of all starts moves %.3f of a later one, want %.2f: %.3f", all, leastOf, shares)
+	}
+}
+
+// firstSecond reads for so long from a new flow and tells the bytes of the first second, counted from the first one on, and
+// of all.
+func firstSecond(t *testing.T, c *chain, d time.Duration) (first, all int64) {
+	conn, end := c.open()
+	_, _ = conn.Write([]byte("please"))
+	var began time.Time
+	buf := make([]byte, 64<<10)
+	for began.IsZero() || time.Since(began) < d {
+		n, err := conn.Read(buf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if began.IsZero() {
+			began = time.Now()
+		}
+		all += int64(n)
+		if time.Since(began) <= time.Second {
+			first = all
+		}
+	}
+	_ = conn.Reset()
+	<-end
+	return first, all
 }

@@ -45,7 +45,8 @@ func TestRepairsOnePathLost(t *testing.T) {
 			var deaf, hears atomic.Bool
 			var imps []wan.Impairment
 			for _, delay := range []time.Duration{90, 110, 80} {
-				imps = append(imps, wan.Impairment{Rate: 50_000_000, Delay: delay * time.Millisecond})
+				// What overflowed a queue when the rate was looked for would count as the path's loss for a minute.
+				imps = append(imps, wan.Impairment{Rate: 50_000_000, Delay: delay * time.Millisecond, Queue: 500 * time.Millisecond})
 			}
 			w := newWorldOf(t, seed, worldConfig{links: bothWays(imps...), wrap: func(_ bool, i int, s Socket) Socket {
 				if i == path {

@@ -37,10 +37,11 @@ func (s *lateSocket) ReadBatch(ms []Message) (int, error) {
 // TestStart has a warm bulk lane send again after a pause, several times: in the first second repair brings most of what the
 // paths lose back in time, at a delay that is that of the slowest path; then the repair ends and the delay hides repetitions.
 func TestStart(t *testing.T) {
-	const (
-		starts = 4
-		short  = 3 * equaliseMargin // a queue on the slowest path comes on top of the margin
-	)
+	const short = 3 * equaliseMargin // a queue on the slowest path comes on top of the margin
+	starts := 4
+	if raceOn {
+		starts = 1 // too few to count what comes late
+	}
 	seed := testSeed(t)
 	imps, _ := scenario(t, "typical")
 	inBubble(t, func(t *testing.T) {
@@ -129,7 +130,7 @@ func TestStart(t *testing.T) {
 		}
 		// A tenth, and twice that where a start meets bursts on several paths at once; of what no repair is for it is nearly all.
 		t.Logf("all starts: %+v", sum)
-		if n := sum.late - sum.queued; n > sum.lost*2/5 {
+		if n := sum.late - sum.queued; starts > 1 && n > sum.lost*2/5 {
 			t.Errorf("%d packets came late of %d lost: repair brought few back", n, sum.lost)
 		}
 		if sum.queued > sum.sent/20 {

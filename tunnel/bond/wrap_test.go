@@ -37,7 +37,9 @@ func TestNumbersWrap(t *testing.T) {
 					s[0].reportNo = seqMask - 10
 					s[1].lastReportNo = s[0].reportNo
 				}
+				_, at := w.a.bond.host.now()
 				for _, l := range [][2]*Lane{{la, lb}, {lb, la}} {
+					l[0].tx.fullFrom, l[0].tx.fullAt = at-us(startRepair), at // bulk repeats what is lost: its start is over
 					l[0].tx.next = wrap - before
 					l[0].tx.base, l[0].tx.enc = l[0].tx.next, nil
 					rx := l[1].rx

@@ -71,12 +71,16 @@ sim: ## the simulated suite over SEEDS (200) seeds from TEST_SEED (1) on, with a
 race: ## all tests under the race detector
 	$(GO) test -race -shuffle=on -timeout $(RACETIMEOUT) ./...
 
-# Minimising is for people who look at a finding; here it would eat the time for finding one.
+# Minimising is for people who look at a finding; here it would eat the time for finding one. On a busy machine Go before
+# 1.27 takes the end of -fuzztime itself for a failure at times (go.dev/issue/75804): such a run says that and nothing else,
+# and has found nothing.
+FUZZNOISE := ^(fuzz: elapsed: .*|--- FAIL: Fuzz[A-Za-z0-9_]+ .*|    context deadline exceeded|FAIL|FAIL[[:space:]].*|exit status 1)$$
 .PHONY: fuzz-short
 fuzz-short: ## every fuzz target for FUZZTIME (5s)
 	@grep -rlE --include='*_test.go' '^func Fuzz[A-Z]' . | xargs -n1 dirname | sort -u | while read -r dir; do \
 	  for f in $$(grep -hoE '^func Fuzz[A-Za-z0-9_]+' "$$dir"/*_test.go | sed 's/^func //'); do \
-	    out=$$($(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x -timeout 5m "$$dir" </dev/null 2>&1) || { echo "$$out"; exit 1; }; \
+	    out=$$($(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x -timeout 5m "$$dir" </dev/null 2>&1) || \
+	      { grep -q '^    context deadline exceeded$$' <<<"$$out" && ! grep -qvE '$(FUZZNOISE)' <<<"$$out"; } || { echo "$$out"; exit 1; }; \
 	    echo "$$dir $$f: $$(echo "$$out" | grep -oE 'execs: [0-9]+' | tail -1)"; \
 	  done; done
 

@@ -52,7 +52,7 @@ func leftovers(name string) (left []string) {
 	}
 	links, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, path := range links {
-		if b, err := os.ReadFile(path); err == nil && strings.Contains(string(b), stateDir(name)) {
+		if b, err := os.ReadFile(path); err == nil && strings.Contains(string(b), stateDir(name)+"/") {
 			left = append(left, path+": "+strings.ReplaceAll(string(b), "\x00", " "))
 		}
 	}

@@ -25,7 +25,7 @@ LDFLAGS   := -s -w -X github.com/landbridge/landbridge/internal/cli.version=$(VE
 
 # A test that hangs is a failure; the whole suite takes a fraction of this.
 TIMEOUT      ?= 9m
-RACETIMEOUT  ?= 9m
+RACETIMEOUT  ?= 15m
 
 .DEFAULT_GOAL := help
 .PHONY: help

@@ -138,6 +138,7 @@ func TestRecentMedian(t *testing.T) {
 
 // TestBursts feeds the emulator's Gilbert-Elliott model packet by packet and reads its parameters back.
 func TestBursts(t *testing.T) {
+	const perMS = 5
 	seed := testSeed(t)
 	for _, ge := range []wan.GE{{P: 0.005, R: 0.2}, {P: 0.02, R: 0.5}, {P: 0.03, R: 0.97}} {
 		link := wan.NewShaper(wan.Impairment{GE: ge}, seed)
@@ -146,8 +147,8 @@ func TestBursts(t *testing.T) {
 		table.Probe(&stamp.Event{Kind: stamp.EventReply, Path: 1, At: 1})
 		var c Counts
 		losing, now := false, time.Duration(0)
-		for i := range 55_000 {
-			now = time.Duration(i) * ms
+		for i := range 55_000 * perMS { // a thousand bursts and more: the tolerances are seven standard deviations
+			now = time.Duration(i) * ms / perMS
 			c.Packets++
 			lost := link.Offer(now, 1000).Copies == 0
 			if lost {
@@ -157,7 +158,7 @@ func TestBursts(t *testing.T) {
 				}
 			}
 			losing = lost
-			if i%100 == 99 {
+			if i%(100*perMS) == 100*perMS-1 {
 				table.Traffic(now, 1, Out, c)
 				c = Counts{}
 			}

@@ -230,7 +230,7 @@ func TestMemoryTunnel(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	res, err := RunBulk(t.Context(), st, BulkOptions{Seed: testSeed(t), Window: 20 * time.Second, Bytes: 1_000_000})
+	res, err := RunBulk(t.Context(), st, BulkOptions{Seed: testSeed(t), Window: time.Minute, Bytes: 1_000_000})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -238,10 +238,11 @@ func TestMemoryTunnel(t *testing.T) {
 		t.Errorf("%+v", res)
 	}
 	// A busy machine stops this process for longer than a path may be silent.
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end) && !allUp(st.fra.Status()); {
+	status := st.fra.Status()
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end) && !allUp(status); status = st.fra.Status() {
 		time.Sleep(50 * time.Millisecond)
 	}
-	checkStatus(t, st.fra.Status())
+	checkStatus(t, status)
 	stats, err := st.Stats()
 	if err != nil {
 		t.Fatal(err)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"net/netip"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -50,7 +52,7 @@ func leftovers(name string) (left []string) {
 	}
 	links, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, path := range links {
-		if b, err := os.ReadFile(path); err == nil && strings.Contains(string(b), stateDir(name)) {
+		if b, err := os.ReadFile(path); err == nil && strings.Contains(string(b), stateDir(name)+"/") {
 			left = append(left, path+": "+strings.ReplaceAll(string(b), "\x00", " "))
 		}
 	}
@@ -194,6 +196,21 @@ func TestStartFailsCleanly(t *testing.T) {
 	if left := leftovers(name); len(left) > 0 {
 		t.Errorf("left behind: %q", left)
 	}
+}
+
+// TestListenWaits: a port whose listener was closed a moment ago may still be held by a child that is being forked.
+func TestListenWaits(t *testing.T) {
+	at := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 7, byte(os.Getpid() >> 8), byte(os.Getpid())}), workloadPort)
+	held, err := net.Listen("tcp", at.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(100*time.Millisecond, func() { held.Close() })
+	l, err := listenTCP("", at, "reno", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
 }
 
 // TestFailureSaysHow: also of a program that has ended a moment ago, and is a zombie yet.

@@ -40,12 +40,20 @@ func dialTCP(ctx context.Context, namespace string, at netip.AddrPort, control s
 	return c, err
 }
 
+// inheritedFor bounds how long a child that is being started may hold what this process has closed: until it runs its program.
+const inheritedFor = 5 * time.Second
+
 func listenTCP(namespace string, at netip.AddrPort, control string, multipath bool) (l net.Listener, err error) {
 	err = wan.InNamespace(namespace, func() (err error) {
 		lc := net.ListenConfig{Control: congestion(control)}
 		lc.SetMultipathTCP(multipath)
-		l, err = lc.Listen(context.Background(), "tcp", at.String())
-		return err
+		for end := time.Now().Add(inheritedFor); ; time.Sleep(pollEvery) {
+			l, err = lc.Listen(context.Background(), "tcp", at.String())
+			// A listener on the port may have been closed just now, while another goroutine forked.
+			if !errors.Is(err, unix.EADDRINUSE) || time.Now().After(end) {
+				return err
+			}
+		}
 	})
 	return l, err
 }

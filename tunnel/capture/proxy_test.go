@@ -18,7 +18,7 @@ import (
 	"time"
 )
 
-const waitLimit = 10 * time.Second // bounds every wait of the tests
+const waitLimit = 30 * time.Second // bounds every wait of the tests
 
 // names is a Resolver of one name; another one fails.
 type names map[string]netip.Addr

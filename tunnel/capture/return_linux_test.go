@@ -36,7 +36,7 @@ func TestPreserveSource(t *testing.T) {
 			defer func() { must(t, ret.Close()) }()
 			families(t, func(t *testing.T, client, _, origin string) {
 				l := topo.origin.listen(t, hostPort(origin, 0))
-				for _, port := range []int{0, 40123} {
+				for _, port := range []int{0, 20123} { // below those that the kernel picks
 					c, err := topo.dialTransparent(hostPort(client, port), l.Addr().String())
 					must(t, err)
 					defer c.Close()

@@ -35,7 +35,7 @@ const (
 )
 
 // testTimeout bounds every wait of the tests.
-const testTimeout = 10 * time.Second
+const testTimeout = 30 * time.Second
 
 func requireRoot(t testing.TB) {
 	t.Helper()

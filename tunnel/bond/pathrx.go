@@ -22,8 +22,9 @@ type pathRx struct {
 	owdMin int64 // least since the last report; math.MaxInt64: none
 	delay  delayTracker
 
-	lossShort   float64 // of about the last 500 packets sent to us
-	lossLargest uint64  // largest and packets when it was last updated
+	lossShort   float64 // of about the last lossMemory packets sent to us, or of those of lossTime if they are fewer
+	lossAt      stamp   // lastAt, largest and packets when it was last updated
+	lossLargest uint64
 	lossPackets uint32
 
 	gaps       uint64
@@ -111,13 +112,17 @@ func (p *pathRx) section(bitmap []byte) (pathReport, []byte) {
 	return r, bitmap
 }
 
+// lossTime: see pathRx.lossShort.
+const lossTime = 5 * time.Second
+
 // updateLoss takes in what was skipped since the last report. What only came late counts once as lost and once as
-// found, which is why the figure is bounded where it is read.
+// found, which is why the figure is bounded where it is read. What was lost while the peer found the path's rate is forgotten
+// after lossTime, even if it sends little.
 func (p *pathRx) updateLoss() {
 	if n := float64(p.largest - p.lossLargest); n > 0 {
 		got := float64(p.packets - p.lossPackets)
-		p.lossShort += min(1, n/500) * (1 - got/n - p.lossShort)
-		p.lossLargest, p.lossPackets = p.largest, p.packets
+		p.lossShort += min(1, max(n/lossMemory, float64(p.lastAt-p.lossAt)/float64(us(lossTime)))) * (1 - got/n - p.lossShort)
+		p.lossAt, p.lossLargest, p.lossPackets = p.lastAt, p.largest, p.packets
 	}
 }
 

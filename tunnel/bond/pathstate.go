@@ -23,7 +23,7 @@ func (s *Session) advance(now time.Time, at stamp, p *pathTx) {
 		if p.elicOut >= busyPackets && !p.quiet(at) {
 			limit = suspectAfter
 		}
-		if p.ctrl.State() == rateStartup || p.ctrl.State() == rateDrain {
+		if p.finding() {
 			limit *= 3 // it fills queues, its own and those that reports wait in
 		}
 		if !s.heardElsewhere(p, from) {

@@ -28,7 +28,7 @@ type PathStats struct {
 	Local, Remote netip.AddrPort
 	State         PathState
 	RTT           time.Duration
-	Loss          float64       // of the last 500 packets or so sent, before repair
+	Loss          float64       // of the last 500 packets or so sent, before repair; once the rate is found, since then
 	LossFloor     float64       // the part that belongs to the path
 	LossIn        float64       // of the last 500 packets or so that the peer sent
 	Bandwidth     int64         // bits/s, estimated
@@ -88,7 +88,7 @@ func (b *Bond) Stats() Stats {
 		}
 		ps := PathStats{
 			ID: p.id, Peer: -1, Out: p.fates, Name: p.name, Uplink: p.uplink.name, Local: p.uplink.socket().LocalAddr(), Remote: p.remote, State: p.state, RTT: p.rtt,
-			Loss: p.lossShort, LossFloor: p.ctrl.LossFloor(), Bandwidth: p.ctrl.Bandwidth(), Queue: p.ctrl.QueueDelay(),
+			Loss: p.lossFound, LossFloor: p.ctrl.LossFloor(), Bandwidth: p.ctrl.Bandwidth(), Queue: p.ctrl.QueueDelay(),
 			Controller: p.ctrl.State(), Filling: p.ctrl.Filling(), Limiting: p.ctrl.Limiting(), Pacing: p.ctrl.PacingRate(), InFlight: p.inflight, ExtraDelay: p.ctrl.ExtraDelay(),
 			Sent: p.sent, Lost: p.lost, Repairs: p.repairs, Resent: p.resent, SentBytes: p.sentBytes,
 			Received: p.recv, ReceivedBytes: p.recvBytes,

@@ -160,3 +160,47 @@ func TestFilling(t *testing.T) {
 		}
 	})
 }
+
+// TestLossOfStart: what overflows the queues while the rates are found does not count as the paths' loss for long.
+func TestLossOfStart(t *testing.T) {
+	seed := testSeed(t)
+	for _, tt := range []struct {
+		scenario string
+		after    int // seconds
+		out, in  float64
+		least    float64 // mean of out
+	}{
+		{"clean", 3, 0.02, 0.04, 0},
+		{"heavy", 15, 0.45, 0.45, 0.004},
+	} {
+		t.Run(tt.scenario, func(t *testing.T) {
+			imps, _ := scenario(t, tt.scenario)
+			lost := 0.0
+			inBubble(t, func(t *testing.T) {
+				w := newWorld(t, seed, imps...)
+				defer w.close()
+				sa, sb := w.sessions()
+				<-sa.Started()
+				<-sb.Started()
+				for seconds := range 21 {
+					var out, in [3]float64
+					for i, ps := range w.b.bond.Stats().Paths {
+						out[i], in[i] = ps.Loss, ps.LossIn
+						if tt.after <= seconds && ps.Loss > tt.out || seconds == 20 && ps.LossIn > tt.in {
+							t.Errorf("%s after %d s: loss %.3f out and %.3f in", ps.Name, seconds, ps.Loss, ps.LossIn)
+						}
+						lost = max(lost, float64(ps.Lost)/float64(ps.Sent))
+					}
+					t.Logf("after %d s: out %.3f, in %.3f", seconds, out, in)
+					if mean := (out[0] + out[1] + out[2]) / 3; seconds == 20 && mean < tt.least {
+						t.Errorf("the mean loss is %.4f, want %v at least", mean, tt.least)
+					}
+					time.Sleep(time.Second)
+				}
+				if lost < 0.1 {
+					t.Errorf("the start lost %.3f of its packets: nothing was to be forgotten", lost)
+				}
+			})
+		})
+	}
+}

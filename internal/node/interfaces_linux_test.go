@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -183,5 +184,26 @@ func TestLateInterfaces(t *testing.T) {
 		t.Errorf("what is not for the bond got through on cu0: %v, %v", c, err)
 	}
 	m.cut(linkCT) // the other one carries on
+	must(t, turn(flow))
+}
+
+// TestReloadLateUplink: an agent whose file names no paths keeps its pairs, and so its flows, at a reload after another of its
+// interfaces has come with an address near one of the gateway's.
+func TestReloadLateUplink(t *testing.T) {
+	t.Parallel()
+	m := newMachines(t)
+	m.serve("origin", "10.20.0.2:80", echo)
+	file := strings.NewReplacer("[10.2.1.1:4500]", "[10.2.1.1:4500, 10.3.1.2:4500]", "lan: [lan0]", "  isp2: {interface: late0, rate: 8Mbit}\nlan: [lan0]").Replace(m.agent())
+	m.write("agent.yaml", file)
+	m.border()
+	plant := m.site()
+	plant.log.waitFor(t, "level=WARN", "interface is missing", "uplink=isp2")
+	m.works(testTimeout, "worker", "10.20.0.2:80")
+	flow, err := m.dial("worker", "10.20.0.2:80")
+	must(t, err, turn(flow))
+	m.connect(link{"plant", "late0", "fra", "late0", "10.3.1", ""})
+	plant.log.waitFor(t, "interface is there", "uplink=isp2")
+	must(t, turn(flow), plant.cmd.Process.Signal(syscall.SIGHUP))
+	plant.log.waitFor(t, "msg=reloaded")
 	must(t, turn(flow))
 }

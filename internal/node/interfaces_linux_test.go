@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
+	"net/netip"
 	"strings"
 	"syscall"
 	"testing"
@@ -14,6 +16,7 @@ import (
 
 	"github.com/landbridge/landbridge/bench/wan"
 	"github.com/landbridge/landbridge/internal/admin"
+	"github.com/landbridge/landbridge/internal/config"
 )
 
 // TestInterfaces: a carrier's interface goes and comes back, and so does the LAN's.
@@ -206,4 +209,37 @@ func TestReloadLateUplink(t *testing.T) {
 	must(t, turn(flow), plant.cmd.Process.Signal(syscall.SIGHUP))
 	plant.log.waitFor(t, "msg=reloaded")
 	must(t, turn(flow))
+}
+
+// TestSharedCarrier: of two uplinks on one interface the address of one comes late: the interface keeps the programs, and their
+// guard, that the other one needs too.
+func TestSharedCarrier(t *testing.T) {
+	t.Parallel()
+	m := newMachines(t)
+	m.in("sha", func() error {
+		log := slog.New(slog.DiscardHandler)
+		k, err := newKernel(log, false)
+		if err != nil {
+			return err
+		}
+		defer k.close()
+		late := config.NodeUplink{Name: "late", Interface: "ct0", Address: netip.MustParseAddrPort("10.1.1.9:4500")}
+		cfg := &config.NodeConfig{Uplinks: []config.NodeUplink{late, {Name: "ct", Interface: "ct0", Address: netip.MustParseAddrPort("10.1.1.1:4500")}}}
+		c, _, err := startCarriers(cfg, k, log)
+		if err != nil || c == nil {
+			return fmt.Errorf("no programs: %w", err)
+		}
+		defer c.close()
+		guarded := func() bool {
+			nic, err := netlink.LinkByName("ct0")
+			must(t, err)
+			return nic.Attrs().Xdp != nil && nic.Attrs().Xdp.Attached
+		}
+		before := guarded()
+		c.reopen(late)
+		if after := guarded(); !before || !after {
+			t.Errorf("programs on the interface before: %v, after: %v", before, after)
+		}
+		return nil
+	})
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/landbridge/landbridge/bench/wan"
 	"github.com/landbridge/landbridge/internal/admin"
 	"github.com/landbridge/landbridge/internal/config"
+	"github.com/landbridge/landbridge/tunnel/bond"
 )
 
 // TestInterfaces: a carrier's interface goes and comes back, and so does the LAN's.
@@ -242,4 +243,42 @@ func TestSharedCarrier(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestComesWhileOpened: an interface that comes just before its socket is opened, or is another one by then, is no change: there
+// would be no second socket on it.
+func TestComesWhileOpened(t *testing.T) {
+	t.Parallel()
+	for _, there := range []bool{false, true} {
+		t.Run(fmt.Sprintf("there before: %v", there), func(t *testing.T) {
+			m := newMachines(t)
+			if !there {
+				m.cut(linkCT)
+			}
+			var log logBook
+			host, err := bond.NewHost(bond.HostConfig{Key: keySHA, Log: log.logger()})
+			must(t, err)
+			defer host.Close()
+			opened := 0
+			n := &Node{log: log.logger(), host: host}
+			n.opts.Listen = func(u config.NodeUplink) (bond.Uplink, error) {
+				if opened++; opened == 1 {
+					if there {
+						m.cut(linkCT)
+					}
+					m.connect(linkCT)
+				}
+				return listenUDP(u)
+			}
+			m.in("sha", func() error {
+				u := config.NodeUplink{Name: "ct", Interface: "ct0", Address: netip.MustParseAddrPort("10.1.1.1:4500")}
+				err := n.addUplinks([]config.NodeUplink{u}, true)
+				n.checkUplinks()
+				return err
+			})
+			if said := log.String(); said != "" || len(n.uplinkNotes()) > 0 || opened != 2 {
+				t.Errorf("opened %d times, notes %v:\n%s", opened, n.uplinkNotes(), said)
+			}
+		})
+	}
 }

@@ -69,7 +69,7 @@ type lane struct {
 	window   atomic.Int64 // connection receive window, taken from the budget
 	draining atomic.Bool
 	drained  time.Time   // since when a draining lane has no flows; only the session's manager looks
-	doneSent bool        // the peer knows that; only the manager looks
+	doneSent atomic.Bool // the peer knows that and may close the lane at any time: no flow begins on it, whatever comes
 	peerDone atomic.Bool // the peer has no flows on the draining lane either
 	warm     warmer
 	nowhere  int // manager ticks in a row in which no path took the lane's packets

@@ -137,8 +137,7 @@ func (s *session) checkLane(l *lane) {
 		case now.Sub(l.drained) < drainGrace:
 		case !s.s.Initiator():
 			// The peer may have sent all of a flow that this side has not read yet: only both can tell.
-			if !l.doneSent {
-				l.doneSent = true
+			if !l.doneSent.Swap(true) {
 				l.signal(uniDone)
 			}
 		case l.peerDone.Load():

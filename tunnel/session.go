@@ -312,7 +312,7 @@ func (s *session) pick(class Class) (*lane, <-chan struct{}) {
 		return a.load.Load() < b.load.Load()
 	}
 	for _, l := range s.lanes {
-		if l.alive() && (best == nil || better(l, best)) {
+		if l.alive() && !l.doneSent.Load() && (best == nil || better(l, best)) {
 			best = l
 		}
 	}

@@ -245,6 +245,59 @@ func TestDrainAlone(t *testing.T) {
 	})
 }
 
+// TestDrainDone ends the successors of lanes that the initiator may close at any time, as it was told that they have no flows:
+// none begins there.
+func TestDrainDone(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := newChain(t, 2, 50, 100*time.Millisecond, func(_ int, c *Config) { c.Lanes = LanePlan{1, 1} })
+		defer c.close()
+		c.up()
+		var ses [2]*session
+		for by := range ses {
+			ses[by], _ = c.nodes[by].peers[names[1-by]].current()
+		}
+		lanes := func(s *session) []*lane {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return slices.Clone(s.lanes)
+		}
+		old := lanes(ses[1])
+		for _, l := range lanes(ses[0]) {
+			l.refs.Add(1) // as the initiator's look at it may come later
+			defer l.refs.Add(-1)
+			ses[0].drain(l)
+			l.signal(uniDrain)
+		}
+		time.Sleep(2 * drainGrace)
+		hold := func(on bool) {
+			for _, s := range c.ends[0] {
+				s.held.Store(on)
+			}
+		}
+		hold(true)
+		for _, l := range lanes(ses[1]) {
+			if !slices.Contains(old, l) {
+				l.close(closeDone, "lost")
+			}
+		}
+		time.Sleep(time.Second)
+		for _, l := range old {
+			if !l.alive() || !l.draining.Load() {
+				t.Errorf("%v: alive %v, draining %v", l, l.alive(), l.draining.Load())
+			}
+		}
+		l, change := ses[1].pick(Interactive)
+		if l != nil {
+			t.Errorf("a flow would begin on %v, which is about to be closed", l)
+		}
+		hold(false)
+		<-change
+		if l, _ := ses[1].pick(Interactive); l == nil || slices.Contains(old, l) {
+			t.Errorf("new flows take %v, want a new lane", l)
+		}
+	})
+}
+
 // TestHello tells names, versions and routes, at the start and at a change.
 func TestHello(t *testing.T) {
 	bubble(t, func(t *testing.T) {

@@ -210,7 +210,7 @@ var everywhere = []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), ne
 //
 // Without paths in the file every uplink is paired with those gateway addresses that lie in one of its networks, and
 // where there are none, with all of its address family. local lists the machine's interfaces (SystemInterfaces); nil
-// leaves out the networks.
+// leaves out the networks. The same file and list give the same pairs: who reloads the file keeps the list.
 func (a *Agent) Node(local []Interface) (*NodeConfig, error) {
 	n := &NodeConfig{
 		Name:    a.Name,

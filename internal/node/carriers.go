@@ -155,7 +155,7 @@ func (c *carriers) attach(u config.NodeUplink) error {
 	return nil
 }
 
-// reopen attaches to an uplink's NIC again: it was gone and is back.
+// reopen attaches to an uplink's NIC: it was gone and is back, or its address has come, and then nothing changes.
 func (c *carriers) reopen(u config.NodeUplink) {
 	if c == nil {
 		return
@@ -163,6 +163,9 @@ func (c *carriers) reopen(u config.NodeUplink) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if a, ok := c.attached[u.Name]; ok {
+		if nic, err := netlink.LinkByName(u.Interface); err == nil && nic.Attrs().Index == a.index {
+			return // what other uplinks on it have may be this one's attachment
+		}
 		delete(c.attached, u.Name)
 		if a.CarrierAttachment != nil {
 			_ = a.Close() // went with its NIC

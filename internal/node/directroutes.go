@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -40,13 +41,14 @@ const (
 // directRoutes are the rules and tables; nil has none and makes none. The caller sees to it that methods do not run at once.
 type directRoutes struct {
 	log   *slog.Logger
-	paths map[bpf.PathID]bool // that have them
+	paths map[bpf.PathID]bool    // that have them
+	wrote map[familyOf]time.Time // by table: when it was last changed here; views of before do not show that
 }
 
 // newDirectRoutes begins with none: what is there is of a process that was killed. As with capture's own rule, there is one such
 // process in a network namespace.
 func newDirectRoutes(log *slog.Logger) *directRoutes {
-	d := &directRoutes{log: log, paths: map[bpf.PathID]bool{}}
+	d := &directRoutes{log: log, paths: map[bpf.PathID]bool{}, wrote: map[familyOf]time.Time{}}
 	if err := d.close(); err != nil {
 		log.Warn("rules for direct flows of an earlier run are still there", "err", err, "hint", hint.Of(err))
 	}
@@ -89,18 +91,24 @@ func hasIPv6() bool {
 
 // fill makes a table of one family what it should be.
 func (d *directRoutes) fill(table, family, nic int, hop netip.Addr, v *routeView) error {
+	at := familyOf{family, table}
 	want := v.directRoutes(family, nic, hop)
+	missing := slices.Clone(want)
 	var stale []directRoute
-	for _, old := range v.direct[familyOf{family, table}] {
-		if i := slices.Index(want, old); i >= 0 {
-			want = slices.Delete(want, i, i+1)
-		} else {
+	for _, old := range v.direct[at] {
+		if !slices.Contains(want, old) {
 			stale = append(stale, old)
+		} else if v.began.After(d.wrote[at]) {
+			missing = slices.DeleteFunc(missing, func(r directRoute) bool { return r == old })
 		}
 	}
+	if len(missing)+len(stale) == 0 {
+		return nil
+	}
+	defer func() { d.wrote[at] = time.Now() }()
 	// New ones first: with none, packets would leave by the host's other tables.
 	var errs []error
-	for _, r := range want {
+	for _, r := range missing {
 		if err := netlink.RouteReplace(r.route(family, table)); err != nil {
 			errs = append(errs, fmt.Errorf("route to %v: %w", r.dst, err))
 		}
@@ -212,6 +220,7 @@ func (d *directRoutes) remove(id bpf.PathID) error {
 	var errs []error
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
 		errs = append(errs, dropDirect(family, directTable(id)))
+		d.wrote[familyOf{family, directTable(id)}] = time.Now()
 	}
 	return errors.Join(errs...)
 }

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -339,4 +340,32 @@ func TestDirectRoutes(t *testing.T) {
 	if n := m.rules("sha"); n != 0 {
 		t.Errorf("%d rules are left", n)
 	}
+}
+
+// TestDirectRoutesAgain: a path that gets the number of one that has just gone has its table at once, though the routes were read
+// when that was still the other's.
+func TestDirectRoutesAgain(t *testing.T) {
+	t.Parallel()
+	m := newMachines(t)
+	m.in("sha", func() error {
+		d := newDirectRoutes(slog.New(slog.DiscardHandler))
+		defer d.close()
+		peer := netip.MustParseAddr("10.1.1.2")
+		v := routesNow(t, peer)
+		must(t, d.set(7, v.hopTo("ct0", peer), v))
+		v = routesNow(t, peer)
+		at := familyOf{unix.AF_INET, directTable(7)}
+		before := v.direct[at]
+		must(t, d.remove(7), d.set(7, v.hopTo("ct0", peer), v))
+		if after := routesNow(t, peer).direct[at]; len(before) == 0 || !slices.Equal(after, before) {
+			t.Errorf("table %v, want %v as before", after, before)
+		}
+		// What such a view does show is not written again: that would be news, and another view.
+		v = routesNow(t, peer)
+		wrote := d.wrote[at]
+		if must(t, d.set(7, v.hopTo("ct0", peer), v)); d.wrote[at] != wrote {
+			t.Error("what was there was written again")
+		}
+		return nil
+	})
 }

@@ -171,6 +171,7 @@ func (h *hostRoutes) close() {
 
 // routeView is what was read at one time. It does not change.
 type routeView struct {
+	began   time.Time // the reading
 	nics    map[string]int
 	remotes []netip.Addr
 	out     map[familyOf]*routesOut    // by interface
@@ -196,7 +197,7 @@ type towardRoute struct {
 
 // readRoutes reads all once. A host with millions of them keeps few here.
 func readRoutes(remotes []netip.Addr) (*routeView, error) {
-	v := &routeView{nics: map[string]int{}, remotes: remotes, out: map[familyOf]*routesOut{}, direct: map[familyOf][]directRoute{}}
+	v := &routeView{began: time.Now(), nics: map[string]int{}, remotes: remotes, out: map[familyOf]*routesOut{}, direct: map[familyOf][]directRoute{}}
 	ifs, err := net.Interfaces()
 	for _, i := range ifs {
 		v.nics[i.Name] = i.Index

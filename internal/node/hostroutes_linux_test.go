@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/landbridge/landbridge/bench/wan"
+	"github.com/landbridge/landbridge/internal/config"
 )
 
 // TestHostRoutesPace: routes are read when they change, at most once a second, and where that takes long, for a small part of
@@ -160,5 +161,54 @@ func TestHostRoutesFollow(t *testing.T) {
 			}
 			return nil
 		})
+	}
+}
+
+// TestLook: a path's next hop is of its own uplink and remote, also after a reload has made another path of it, and stays while
+// the routes' view has forgotten its remote.
+func TestLook(t *testing.T) {
+	a, b, c := netip.MustParseAddr("10.1.1.2"), netip.MustParseAddr("10.1.2.2"), netip.MustParseAddr("10.1.3.2")
+	via := func(n byte) netip.Addr { return netip.AddrFrom4([4]byte{10, 0, 0, n}) }
+	view := func(remotes ...netip.Addr) *routeView {
+		v := &routeView{nics: map[string]int{"ct0": 1, "cu0": 2}, remotes: remotes, out: map[familyOf]*routesOut{}}
+		for nic := range 2 {
+			o := &routesOut{}
+			for _, r := range remotes {
+				o.toward = append(o.toward, towardRoute{32, via(10*byte(nic+1) + r.As4()[2])})
+			}
+			v.out[familyOf{unix.AF_INET, nic + 1}] = o
+		}
+		return v
+	}
+	h := &hostRoutes{want: make(chan struct{}, 1), remotes: []netip.Addr{a, b}}
+	h.view.Store(view(a, b))
+	k := &kernel{log: slog.New(slog.DiscardHandler), host: h}
+	ct, cu := config.NodeUplink{Name: "ct", Interface: "ct0"}, config.NodeUplink{Name: "cu", Interface: "cu0"}
+	kp := &kernelPath{}
+	for _, tc := range []struct {
+		name   string
+		uplink config.NodeUplink
+		remote netip.Addr
+		view   *routeView // from now on; nil: that of before
+		nic    int
+		hop    netip.Addr
+	}{
+		{"at first", ct, a, nil, 1, via(11)},
+		{"to another remote", ct, b, nil, 1, via(12)},
+		{"of another uplink", cu, b, nil, 2, via(22)},
+		{"forgotten", cu, b, view(a), 2, via(22)},
+		{"known again", cu, b, view(b), 2, via(22)},
+		{"to one that nobody knows", cu, c, nil, 0, netip.Addr{}},
+	} {
+		if tc.view != nil {
+			h.view.Store(tc.view)
+		}
+		k.look(0, kp, tc.uplink, tc.remote)
+		if kp.hop.Ifindex != tc.nic || kp.hop.NextHop != tc.hop {
+			t.Errorf("%s: interface %d by %v, want %d by %v", tc.name, kp.hop.Ifindex, kp.hop.NextHop, tc.nic, tc.hop)
+		}
+	}
+	if !slices.Contains(h.remotes, c) || len(h.want) == 0 {
+		t.Errorf("%v are asked for", h.remotes)
 	}
 }

@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
+	"net/netip"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -13,6 +16,8 @@ import (
 
 	"github.com/landbridge/landbridge/bench/wan"
 	"github.com/landbridge/landbridge/internal/admin"
+	"github.com/landbridge/landbridge/internal/config"
+	"github.com/landbridge/landbridge/tunnel/bond"
 )
 
 // TestInterfaces: a carrier's interface goes and comes back, and so does the LAN's.
@@ -184,4 +189,96 @@ func TestLateInterfaces(t *testing.T) {
 	}
 	m.cut(linkCT) // the other one carries on
 	must(t, turn(flow))
+}
+
+// TestReloadLateUplink: an agent whose file names no paths keeps its pairs, and so its flows, at a reload after another of its
+// interfaces has come with an address near one of the gateway's.
+func TestReloadLateUplink(t *testing.T) {
+	t.Parallel()
+	m := newMachines(t)
+	m.serve("origin", "10.20.0.2:80", echo)
+	file := strings.NewReplacer("[10.2.1.1:4500]", "[10.2.1.1:4500, 10.3.1.2:4500]", "lan: [lan0]", "  isp2: {interface: late0, rate: 8Mbit}\nlan: [lan0]").Replace(m.agent())
+	m.write("agent.yaml", file)
+	m.border()
+	plant := m.site()
+	plant.log.waitFor(t, "level=WARN", "interface is missing", "uplink=isp2")
+	m.works(testTimeout, "worker", "10.20.0.2:80")
+	flow, err := m.dial("worker", "10.20.0.2:80")
+	must(t, err, turn(flow))
+	m.connect(link{"plant", "late0", "fra", "late0", "10.3.1", ""})
+	plant.log.waitFor(t, "interface is there", "uplink=isp2")
+	must(t, turn(flow), plant.cmd.Process.Signal(syscall.SIGHUP))
+	plant.log.waitFor(t, "msg=reloaded")
+	must(t, turn(flow))
+}
+
+// TestSharedCarrier: of two uplinks on one interface the address of one comes late: the interface keeps the programs, and their
+// guard, that the other one needs too.
+func TestSharedCarrier(t *testing.T) {
+	t.Parallel()
+	m := newMachines(t)
+	m.in("sha", func() error {
+		log := slog.New(slog.DiscardHandler)
+		k, err := newKernel(log, false)
+		if err != nil {
+			return err
+		}
+		defer k.close()
+		late := config.NodeUplink{Name: "late", Interface: "ct0", Address: netip.MustParseAddrPort("10.1.1.9:4500")}
+		cfg := &config.NodeConfig{Uplinks: []config.NodeUplink{late, {Name: "ct", Interface: "ct0", Address: netip.MustParseAddrPort("10.1.1.1:4500")}}}
+		c, _, err := startCarriers(cfg, k, log)
+		if err != nil || c == nil {
+			return fmt.Errorf("no programs: %w", err)
+		}
+		defer c.close()
+		guarded := func() bool {
+			nic, err := netlink.LinkByName("ct0")
+			must(t, err)
+			return nic.Attrs().Xdp != nil && nic.Attrs().Xdp.Attached
+		}
+		before := guarded()
+		c.reopen(late)
+		if after := guarded(); !before || !after {
+			t.Errorf("programs on the interface before: %v, after: %v", before, after)
+		}
+		return nil
+	})
+}
+
+// TestComesWhileOpened: an interface that comes just before its socket is opened, or is another one by then, is no change: there
+// would be no second socket on it.
+func TestComesWhileOpened(t *testing.T) {
+	t.Parallel()
+	for _, there := range []bool{false, true} {
+		t.Run(fmt.Sprintf("there before: %v", there), func(t *testing.T) {
+			m := newMachines(t)
+			if !there {
+				m.cut(linkCT)
+			}
+			var log logBook
+			host, err := bond.NewHost(bond.HostConfig{Key: keySHA, Log: log.logger()})
+			must(t, err)
+			defer host.Close()
+			opened := 0
+			n := &Node{log: log.logger(), host: host}
+			n.opts.Listen = func(u config.NodeUplink) (bond.Uplink, error) {
+				if opened++; opened == 1 {
+					if there {
+						m.cut(linkCT)
+					}
+					m.connect(linkCT)
+				}
+				return listenUDP(u)
+			}
+			m.in("sha", func() error {
+				u := config.NodeUplink{Name: "ct", Interface: "ct0", Address: netip.MustParseAddrPort("10.1.1.1:4500")}
+				err := n.addUplinks([]config.NodeUplink{u}, true)
+				n.checkUplinks()
+				return err
+			})
+			if said := log.String(); said != "" || len(n.uplinkNotes()) > 0 || opened != 2 {
+				t.Errorf("opened %d times, notes %v:\n%s", opened, n.uplinkNotes(), said)
+			}
+		})
+	}
 }

@@ -65,7 +65,9 @@ type kernelPath struct {
 	hop    bpf.Path // all but State and Leave
 	looked time.Duration
 	view   *routeView // that hop is of
-	taken  bool       // replies are taken in the kernel
+	uplink string     // and where it leads: a reload may give the number to another path
+	remote netip.Addr
+	taken  bool // replies are taken in the kernel
 	// unrouted: the host has no rule for direct flows of the path, where it should.
 	unrouted bool
 }
@@ -296,15 +298,23 @@ func onlyAnswers(l bpf.Live, now time.Duration) bool {
 	return l.Request > 0 && now-l.Request > aloneAfter && now-l.Reply < bpf.DefaultMaxAge
 }
 
-// look finds where direct flows of a path go, if the host's routes have changed. Called with mu held.
+// look finds where direct flows of a path go, if the host's routes or the path have changed. Called with mu held.
 func (k *kernel) look(now time.Duration, kp *kernelPath, u config.NodeUplink, remote netip.Addr) {
 	v := k.host.toward(remote)
-	if v == kp.view && (!kp.unrouted || now-kp.looked < routeAgain) {
-		return
+	if kp.view != nil && kp.uplink == u.Name && kp.remote == remote {
+		if v == kp.view && (!kp.unrouted || now-kp.looked < routeAgain) {
+			return
+		}
+		if kp.view.knows(remote) && !v.knows(remote) {
+			return // among too many remotes it was forgotten, and is asked for again
+		}
 	}
+	kp.uplink, kp.remote = u.Name, remote
 	kp.looked, kp.view, kp.hop = now, v, v.hopTo(u.Interface, remote)
 	if u.Direct == config.DirectRoute {
 		k.route(kp, u)
+	} else {
+		kp.unrouted = false
 	}
 }
 

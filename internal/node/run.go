@@ -55,7 +55,17 @@ func RunGateway(ctx context.Context, fleetPath, name, keyPath, socket string, de
 
 // RunAgent runs the agent of a file until ctx ends. socket "" is the default.
 func RunAgent(ctx context.Context, path, socket string, decisions journal.Config, log *slog.Logger) error {
-	load := func() (*config.NodeConfig, Options, error) {
+	local, err := config.SystemInterfaces()
+	if err != nil {
+		return err
+	}
+	return run(ctx, agentLoader(path, decisions, local, log), socket, log)
+}
+
+// agentLoader reads an agent's file. local are the interfaces at the start, and stay that: if pairs of uplinks and addresses
+// came and went with the addresses of interfaces, a reload would end all flows because one is there by now.
+func agentLoader(path string, decisions journal.Config, local []config.Interface, log *slog.Logger) func() (*config.NodeConfig, Options, error) {
+	return func() (*config.NodeConfig, Options, error) {
 		opts := Options{Role: RoleAgent, Log: log, Decisions: decisions}
 		file, err := config.LoadAgent(path)
 		if err != nil {
@@ -65,14 +75,9 @@ func RunAgent(ctx context.Context, path, socket string, decisions journal.Config
 			return nil, opts, cli.Usage(err)
 		}
 		opts.SOCKS5, opts.HTTPConnect = file.SOCKS5, file.HTTPConnect
-		local, err := config.SystemInterfaces()
-		if err != nil {
-			return nil, opts, err
-		}
 		cfg, err := file.Node(local)
 		return cfg, opts, err
 	}
-	return run(ctx, load, socket, log)
 }
 
 // run starts the node, serves its status and reloads it at each SIGHUP.

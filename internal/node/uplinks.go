@@ -21,19 +21,20 @@ import (
 // sooner; this is for the log, and for opening the socket again.
 const watchInterval = time.Second
 
+// listenTries bounds how often an interface may change while a socket on it is opened.
+const listenTries = 3
+
 // addUplinks opens the uplinks. Of those of its own it may miss some, as long as there is one.
 func (n *Node) addUplinks(uplinks []config.NodeUplink, own bool) error {
 	var late []error
 	for _, u := range uplinks {
-		var w *uplinkWatch
-		if own { // look before opening: what changes in between is seen as a change
-			w = newUplinkWatch(u)
-			n.uplinks = append(n.uplinks, w)
-		}
-		up, err := n.opts.Listen(u)
+		up, index, err := n.listen(u)
 		if own && isLate(err) {
 			late = append(late, err)
-			w.index, up, err = 0, bond.Uplink{Name: u.Name, Socket: newAbsentSocket(u), Rate: int64(u.Rate)}, nil
+			up, err = bond.Uplink{Name: u.Name, Socket: newAbsentSocket(u), Rate: int64(u.Rate)}, nil
+		}
+		if own {
+			n.uplinks = append(n.uplinks, &uplinkWatch{cfg: u, index: index})
 		}
 		if err == nil {
 			err = n.addUplink(u, up)
@@ -46,6 +47,31 @@ func (n *Node) addUplinks(uplinks []config.NodeUplink, own bool) error {
 		return errors.Join(late...)
 	}
 	return nil
+}
+
+// listen opens an uplink's socket and tells which interface it is bound to. One that comes, or gives way to another of its name,
+// meanwhile would leave that in doubt, and a second socket on it is not to be had: it is looked for again.
+func (n *Node) listen(u config.NodeUplink) (up bond.Uplink, index int, err error) {
+	for range listenTries {
+		before := interfaceIndex(u.Interface)
+		if up, err = n.opts.Listen(u); err != nil {
+			return up, 0, err
+		}
+		if index = interfaceIndex(u.Interface); index == before {
+			return up, index, nil
+		}
+		up.Socket.Close()
+	}
+	return up, 0, fmt.Errorf("uplink %s: interface %s comes and goes: %w", u.Name, u.Interface, unix.ENODEV)
+}
+
+// interfaceIndex is 0 where there is none.
+func interfaceIndex(name string) int {
+	ifc, err := net.InterfaceByName(name)
+	if err != nil {
+		return 0
+	}
+	return ifc.Index
 }
 
 // isLate tells whether an uplink could not be opened because its interface or its address is not there (yet).
@@ -113,14 +139,6 @@ type uplinkWatch struct {
 	note string // what is wrong with it now
 }
 
-func newUplinkWatch(u config.NodeUplink) *uplinkWatch {
-	w := &uplinkWatch{cfg: u}
-	if ifc, err := net.InterfaceByName(u.Interface); err == nil {
-		w.index = ifc.Index
-	}
-	return w
-}
-
 // set notes what is wrong and reports whether that is news.
 func (w *uplinkWatch) set(note string) bool {
 	w.mu.Lock()
@@ -185,7 +203,7 @@ func (n *Node) checkUplink(w *uplinkWatch, ifc net.Interface, there bool) {
 		return
 	}
 	if ifc.Index != w.index {
-		up, err := n.opts.Listen(w.cfg)
+		up, index, err := n.listen(w.cfg)
 		if err == nil {
 			if err = n.host.ReplaceSocket(w.cfg.Name, up.Socket); err != nil {
 				up.Socket.Close()
@@ -197,7 +215,7 @@ func (n *Node) checkUplink(w *uplinkWatch, ifc net.Interface, there bool) {
 			}
 			return
 		}
-		w.index = ifc.Index
+		w.index = index
 		w.set("")
 		n.carriers.reopen(w.cfg)
 		n.watch.reopen(w.cfg)

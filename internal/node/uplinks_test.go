@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/landbridge/landbridge/internal/config"
+	"github.com/landbridge/landbridge/internal/testport"
 	"github.com/landbridge/landbridge/pathsel/probe"
 	"github.com/landbridge/landbridge/tunnel/bond"
 )
@@ -53,6 +54,25 @@ func TestLateProbeSockets(t *testing.T) {
 	w.reopen(u)
 	if got, want := slices.Sorted(maps.Keys(opened)), []uint16{0, 4501, 4502}; !slices.Equal(got, want) {
 		t.Errorf("ports %v were opened, want %v", got, want)
+	}
+}
+
+// TestReopenedReflector: an uplink whose interface came between its own socket and the reflector's gets the latter once more,
+// which the one that is there does not hinder.
+func TestReopenedReflector(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	defer func() { cancel(); wg.Wait() }()
+	u := config.NodeUplink{Name: "cu", Address: netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(testport.Take(t)))}
+	var log logBook
+	w := newWatch(ctx, &wg, &config.NodeConfig{Uplinks: []config.NodeUplink{u}}, RoleGateway, listenProbe, nil, nil, log.logger())
+	before := w.reflect["cu"]
+	w.reopen(u)
+	if after := w.reflect["cu"]; before == nil || after == nil || after == before {
+		t.Errorf("socket %v, then %v", before, after)
+	}
+	if said := log.String(); said != "" {
+		t.Errorf("a socket that can be had is missed:\n%s", said)
 	}
 }
 

@@ -49,7 +49,7 @@ type watch struct {
 	ctx       context.Context
 	wg        *sync.WaitGroup
 	reflector *probe.Runner
-	reflect   []string // uplinks on which the reflector has a socket, or should
+	reflect   map[string]probe.Conn // by uplink: the reflector's sockets; nil where it should have one
 	events    admin.EventLog
 	kernel    *kernel   // nil: nothing asks there
 	carriers  *carriers // nil: all probes are user space's
@@ -124,7 +124,7 @@ func listenProbe(u config.NodeUplink, port uint16) (probe.Conn, error) {
 // newWatch makes a watch whose goroutines end with ctx and are counted in wg; run is one of them and the caller's.
 func newWatch(ctx context.Context, wg *sync.WaitGroup, cfg *config.NodeConfig, role string, listen func(config.NodeUplink, uint16) (probe.Conn, error), k *kernel, c *carriers, log *slog.Logger) *watch {
 	w := &watch{
-		log: log, listen: listen, ctx: ctx, wg: wg, uplinks: cfg.Uplinks, policy: cfg.Policy, kernel: k, carriers: c, byName: map[string]config.NodeUplink{},
+		log: log, listen: listen, ctx: ctx, wg: wg, uplinks: cfg.Uplinks, policy: cfg.Policy, kernel: k, carriers: c, byName: map[string]config.NodeUplink{}, reflect: map[string]probe.Conn{},
 		agent: role == RoleAgent, agents: map[string]*probe.Shared{}, peers: map[string]*peerWatch{}, decisions: pathsel.NewLog(decisionBytes), reflector: probe.New(probe.Config{}),
 	}
 	for _, u := range cfg.Uplinks {
@@ -141,8 +141,7 @@ func newWatch(ctx context.Context, wg *sync.WaitGroup, cfg *config.NodeConfig, r
 	})
 	for _, u := range cfg.Uplinks {
 		if port := probePort(u.Address.Port()); port != 0 {
-			w.open(w.reflector, u, port)
-			w.reflect = append(w.reflect, u.Name)
+			w.reflect[u.Name] = w.open(w.reflector, u, port)
 		}
 	}
 	if len(w.reflect) > 0 {
@@ -151,19 +150,19 @@ func newWatch(ctx context.Context, wg *sync.WaitGroup, cfg *config.NodeConfig, r
 	return w
 }
 
-// open gives a runner a socket of an uplink.
-func (w *watch) open(r *probe.Runner, u config.NodeUplink, port uint16) (local uint16, ok bool) {
+// open gives a runner a socket of an uplink; nil is that there is none to be had.
+func (w *watch) open(r *probe.Runner, u config.NodeUplink, port uint16) probe.Conn {
 	c, err := w.listen(u, port)
 	if err == nil {
-		local = localPort(c)
-		if err = r.SetUplink(u.Name, c); err != nil {
-			c.Close()
+		if err = r.SetUplink(u.Name, c); err == nil {
+			return c
 		}
+		c.Close()
 	}
-	if err != nil && !errors.Is(err, probe.ErrClosed) {
+	if !errors.Is(err, probe.ErrClosed) {
 		w.complain(u.Name, port, err)
 	}
-	return local, err == nil
+	return nil
 }
 
 func (w *watch) complain(uplink string, port uint16, err error) {
@@ -175,9 +174,9 @@ func (w *watch) complain(uplink string, port uint16, err error) {
 
 // openFor gives a peer's runner a socket of an uplink. Called with mu held.
 func (w *watch) openFor(p *peerWatch, u config.NodeUplink) {
-	if local, ok := w.open(p.runner, u, 0); ok {
+	if c := w.open(p.runner, u, 0); c != nil {
 		p.mu.Lock()
-		p.ports[u.Name] = local
+		p.ports[u.Name] = localPort(c)
 		p.fresh = true
 		p.mu.Unlock()
 	}
@@ -188,8 +187,11 @@ func (w *watch) reopen(u config.NodeUplink) {
 	if w.listen == nil {
 		return
 	}
-	if slices.Contains(w.reflect, u.Name) {
-		w.open(w.reflector, u, probePort(u.Address.Port()))
+	if c, ok := w.reflect[u.Name]; ok {
+		if c != nil {
+			c.Close() // it may be on the interface already, which came after the uplink was opened and before this
+		}
+		w.reflect[u.Name] = w.open(w.reflector, u, probePort(u.Address.Port()))
 	}
 	w.mu.Lock()
 	if s := w.agents[u.Name]; s != nil {

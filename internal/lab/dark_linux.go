@@ -27,9 +27,10 @@ const (
 	// steadyFor is how long flows come while nothing is dark, and darkSettle is before it: estimates know the carriers.
 	steadyFor  = 6 * time.Second
 	darkSettle = 8 * time.Second
-	// homeStep and homeLimit are how often and for how long a class is waited for on the carrier that is to go dark.
+	// homeStep and homeLimit are how often and for how long a class is waited for on the carrier that is to go dark. What the
+	// trials do to it counts as flapping, by which the lab's dwell of a second grows to 64 s.
 	homeStep  = 200 * time.Millisecond
-	homeLimit = 30 * time.Second
+	homeLimit = 90 * time.Second
 
 	// usualLoss is what carriers have before a brownout, usualFor how long, so that estimates know it.
 	usualLoss = 0.01

@@ -55,8 +55,8 @@ func SystemInterfaces() ([]Interface, error) {
 
 // CheckLocal compares a node's interfaces and addresses with this machine's. err is what its start fails for; late are
 // uplinks whose interface is not there, or has no address yet, and LAN interfaces that are not there, beside others that can
-// be used: the node starts without them and takes them when they are. All findings are joined; each satisfies errors.Is(err, ErrLocal) and carries a hint. A link
-// that is down is no finding: until it is up its paths are down.
+// be used: the node starts without them and takes them when they are. All findings are joined; each satisfies
+// errors.Is(err, ErrLocal) and carries a hint. A link that is down is no finding: until it is up its paths are down.
 func CheckLocal(n *NodeConfig, local []Interface) (late, err error) {
 	var waits, errs []error
 	find := func(name string) *Interface {

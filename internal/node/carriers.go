@@ -179,6 +179,25 @@ func (c *carriers) reopen(u config.NodeUplink) {
 	delete(c.lost, u.Name)
 }
 
+// retry attaches where reopen could not and the guard is to enforce, which no NIC is to go without for good. At the start
+// that is refused.
+func (c *carriers) retry(u config.NodeUplink) {
+	if c == nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, lost := c.lost[u.Name]; !lost || c.guard.Mode != bpf.GuardEnforce {
+		return
+	}
+	if err := c.attach(u); err != nil {
+		c.lost[u.Name] = err.Error()
+		return
+	}
+	delete(c.lost, u.Name)
+	c.log.Info("an uplink is guarded now, and its probes are answered and timed at the NIC", "uplink", u.Name)
+}
+
 // uplinks are those whose NICs have the programs.
 func (c *carriers) uplinks() []string {
 	if c == nil {

@@ -15,6 +15,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/landbridge/landbridge/bench/wan"
+	"github.com/landbridge/landbridge/bpf"
 	"github.com/landbridge/landbridge/internal/admin"
 	"github.com/landbridge/landbridge/internal/config"
 	"github.com/landbridge/landbridge/tunnel/bond"
@@ -243,6 +244,50 @@ func TestSharedCarrier(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestGuardLate: where the programs cannot be attached to an interface that has come, they are when that is possible, if the
+// guard is to enforce.
+func TestGuardLate(t *testing.T) {
+	t.Parallel()
+	m := newMachines(t)
+	m.cut(linkCU)
+	late := config.NodeUplink{Name: "cu", Interface: "cu0", Address: netip.MustParseAddrPort("10.1.2.1:4500")}
+	cfg := &config.NodeConfig{Uplinks: []config.NodeUplink{{Name: "ct", Interface: "ct0", Address: netip.MustParseAddrPort("10.1.1.1:4500")}, late}}
+	for _, mode := range []config.GuardMode{config.GuardEnforce, config.GuardOff} {
+		cfg.Guard.Mode = mode
+		var k *kernel
+		var c *carriers
+		m.in("sha", func() (err error) {
+			log := slog.New(slog.DiscardHandler)
+			if k, err = newKernel(log, false); err == nil {
+				c, _, err = startCarriers(cfg, k, log)
+			}
+			return err
+		})
+		m.connect(linkCU)
+		m.in("sha", func() error {
+			defer k.close()
+			defer c.close()
+			other, err := bpf.LoadCarrier(bpf.CarrierConfig{Paths: k.table, Epoch: monotonicEpoch})
+			must(t, err)
+			defer other.Close()
+			nic, err := netlink.LinkByName(late.Interface)
+			must(t, err)
+			inTheWay, err := other.Attach(nic.Attrs().Index, bpf.XDPGeneric, bpf.Auto)
+			must(t, err)
+			c.reopen(late)
+			c.retry(late)
+			before, told := c.on(late.Name), len(c.lostText())
+			must(t, inTheWay.Close())
+			c.retry(late)
+			if after := c.on(late.Name); before || told != 1 || after != (mode == config.GuardEnforce) || after == (len(c.lostText()) > 0) {
+				t.Errorf("guard %v: attached beside another program %v (%d notes), after it %v (%q)", mode, before, told, after, c.lostText())
+			}
+			return nil
+		})
+		m.cut(linkCU)
+	}
 }
 
 // TestComesWhileOpened: an interface that comes just before its socket is opened, or is another one by then, is no change: there

@@ -221,6 +221,7 @@ func (n *Node) checkUplink(w *uplinkWatch, ifc net.Interface, there bool) {
 		n.watch.reopen(w.cfg)
 		log.Info("interface is " + is + "; the uplink has a new socket")
 	}
+	n.carriers.retry(w.cfg)
 	if ifc.Flags&net.FlagUp == 0 {
 		if w.set("interface " + w.cfg.Interface + " is down") {
 			log.Warn("interface is down; so are the uplink's paths until it is up", "hint", "ip link set "+w.cfg.Interface+" up")
